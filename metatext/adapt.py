@@ -1,0 +1,107 @@
+"""From a learner and a few labelled texts to an ordinary transformers classifier."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metatext.classifier import to_classifier
+from metatext.errors import InputError
+from metatext.files import new_folder, write_json
+from metatext.hub import METADATA_FILE as METADATA
+from metatext.learner import Learner
+from metatext.maml import adapted
+from metatext.tasks import Examples
+from metatext.tokens import TokenCache
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapted classifier: plain transformers `model` and `tokenizer`, and what is known of their origin."""
+
+    model: Any
+    tokens: TokenCache
+    classes: list[str]
+    metadata: dict[str, Any]
+
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Writes a plain transformers folder, with `metatext.json` beside the model.
+
+        Raises:
+            FileExistsError: the folder holds something already and `overwrite` is not set.
+        """
+        with new_folder(folder, overwrite) as beside:
+            self.model.save_pretrained(beside)
+            self.tokens.tokenizer.model_max_length = self.tokens.max_length
+            self.tokens.tokenizer.save_pretrained(beside)
+            write_json(beside / METADATA, self.metadata)
+
+    def probabilities(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Class probabilities, float32 (n, classes) on the CPU."""
+        return predict(self.model, self.tokens, texts, batch_size)
+
+
+def adapt(learner: Learner, texts: Sequence[str], labels: Sequence[str], steps: int | None = None) -> Adapted:
+    """Runs the inner loop on the labelled texts; the learner is left as it was.
+
+    Args:
+        learner: a meta-trained learner.
+        texts: the support, any number per class.
+        labels: the class name of each text; at least two different ones.
+        steps: inner steps; by default as many as in meta-training.
+
+    Raises:
+        InputError: fewer than two classes; a label that the learner's learned head does not know.
+    """
+    classes = sorted(set(labels))
+    if len(classes) < 2:
+        raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
+    support = Examples(list(texts), [classes.index(label) for label in labels])
+    with adapted(learner, support, classes, steps) as layer:
+        model = to_classifier(learner.encoder, learner.settings.pooling, layer, classes)
+    metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
+    return Adapted(model, learner.tokens, classes, metadata)
+
+
+def load_classifier(folder: str | Path) -> tuple[Any, TokenCache]:
+    """A saved classifier and its tokenizer.
+
+    Raises:
+        InputError: the folder is a learner, or holds no sequence classifier.
+    """
+    import json
+
+    from transformers import AutoModelForSequenceClassification
+
+    from metatext.hub import resolve_folder
+    from metatext.tokens import load_tokenizer
+
+    path = resolve_folder(str(folder))
+    metadata = path / METADATA
+    if metadata.exists() and json.loads(metadata.read_text(encoding="utf-8")).get("kind") == "learner":
+        raise InputError(f"{folder} is a learner, which predicts nothing yet: run `metatext adapt {folder} ...` first")
+    if not (path / "config.json").exists():
+        raise InputError(f"{folder} holds no model: there is no config.json (expected the output of `metatext adapt`)")
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(str(path), use_safetensors=True).eval()
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder} holds no classifier that transformers can load: {reason}") from error
+    tokenizer = load_tokenizer(path)
+    return model, TokenCache(tokenizer, min(tokenizer.model_max_length, model.config.max_position_embeddings))
+
+
+@torch.no_grad()
+def predict(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+    """Class probabilities of a transformers classifier, float32 (n, classes) on the CPU, in the texts' order."""
+    result = torch.empty(len(texts), model.config.num_labels)
+    for batch in tokens.batches(texts, batch_size, model.device):
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        result[batch.rows.cpu()] = logits.float().softmax(1).cpu()
+    return result

@@ -1,0 +1,149 @@
+"""What people use instead: the baselines of `metatext evaluate`, each a few lines over a library.
+
+A baseline is a function `fit(texts, labels)` that returns `predict(texts) -> labels`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from transformers import get_linear_schedule_with_warmup
+
+from metatext.domains import Domain
+from metatext.heads import LinearHead, LinearLayer
+from metatext.learner import Learner
+from metatext.tasks import Examples
+
+Predict = Callable[[Sequence[str]], list[str]]
+Fit = Callable[[Sequence[str], Sequence[str]], Predict]
+
+
+def majority(label: str) -> Fit:
+    """Always the same label: the target's most frequent one."""
+    return lambda texts, labels: lambda queries: [label] * len(queries)
+
+
+def tfidf(texts: Sequence[str], labels: Sequence[str]) -> Predict:
+    """TF-IDF of character 1- to 3-grams, then logistic regression."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
+    model = make_pipeline(vectors, LogisticRegression(C=10, max_iter=1000)).fit(list(texts), list(labels))
+    return lambda queries: model.predict(list(queries)).tolist()
+
+
+def frozen(encoder: Learner) -> Fit:
+    """Logistic regression on the vectors of an encoder that stays as it is; each text is encoded once."""
+    from sklearn.linear_model import LogisticRegression
+
+    known: dict[str, np.ndarray] = {}
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            known.update(zip(new, encoder.encode(new).numpy(), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(encode(texts), list(labels))
+        return lambda queries: model.predict(encode(queries)).tolist()
+
+    return fit
+
+
+def with_linear_head(start: Learner, classes: Sequence[str]) -> Learner:
+    """A copy of `start` with a linear head for `classes`: the rows that `start` has already, and zeros."""
+    model = copy.deepcopy(start)
+    model.settings = dataclasses.replace(start.settings, head="linear", classes=tuple(classes))
+    head = LinearHead(classes, start.encoder.config.hidden_size).to(start.device)
+    with torch.no_grad():
+        for row, name in enumerate(classes):
+            if isinstance(start.head, LinearHead) and name in start.head.classes:
+                head.weight[row] = start.head.weight[start.head.classes.index(name)]
+                head.bias[row] = start.head.bias[start.head.classes.index(name)]
+    model.head = head
+    return model
+
+
+def train_classifier(
+    model: Learner, texts: Sequence[str], labels: Sequence[str], steps: int, batch_size: int, lr: float, seed: int = 0
+) -> None:
+    """Ordinary training of encoder and linear head, over the vectors that a learner uses.
+
+    AdamW with bias correction, 10% warm-up and linear decay (Mosbach 2021), over shuffled epochs.
+    """
+    assert isinstance(model.head, LinearHead)
+    targets = torch.tensor([model.head.classes.index(label) for label in labels], device=model.device)
+    groups = [{"params": model.encoder.parameters(), "lr": lr}, {"params": model.head.parameters(), "lr": 1e-3}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps + 1)
+    generator = torch.Generator().manual_seed(seed)
+    layer, rows = LinearLayer(model.head.weight, model.head.bias), list[int]()
+    for _ in range(steps):
+        while len(rows) < min(batch_size, len(texts)):
+            rows += torch.randperm(len(texts), generator=generator).tolist()
+        chosen, rows = rows[:batch_size], rows[batch_size:]
+        picked = Examples([texts[row] for row in chosen], targets[chosen].tolist())
+        for batch, batch_labels in model.batches(picked).batches:
+            (model.loss(batch, batch_labels, layer)[0] / len(chosen)).backward()
+        torch.nn.utils.clip_grad_norm_([*model.encoder.parameters(), *model.head.parameters()], 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+@torch.no_grad()
+def classify(model: Learner, texts: Sequence[str], among: Sequence[str]) -> list[str]:
+    """The most probable of the classes `among`, by the model's linear head."""
+    layer = model.head.start(among, None)
+    return [among[i] for i in layer.logits(model.encode(texts).to(model.device)).argmax(1).tolist()]
+
+
+def fine_tuning(start: Learner, steps: int = 40, batch_size: int = 16, lr: float = 1e-4) -> Fit:
+    """Fine-tunes all weights on the support, from a pretrained encoder or from a jointly trained classifier."""
+
+    def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
+        classes = sorted(set(labels))
+        model = with_linear_head(start, classes)
+        train_classifier(model, texts, labels, steps, batch_size, lr)
+        return lambda queries: classify(model, queries, classes)
+
+    return fit
+
+
+def joint_training(
+    encoder: Learner, sources: Sequence[Domain], epochs: float = 1.0, batch_size: int = 32, lr: float = 1e-4
+) -> Learner:
+    """One ordinary classifier over the classes of all sources together; equal names are one class."""
+    texts = [text for domain in sources for text in domain.texts]
+    labels = [label for domain in sources for label in domain.labels]
+    model = with_linear_head(encoder, sorted(set(labels)))
+    train_classifier(model, texts, labels, math.ceil(epochs * len(texts) / batch_size), batch_size, lr)
+    model.sources = sorted(domain.name for domain in sources)
+    return model
+
+
+def source_classifier(joint: Learner) -> Fit:
+    """The jointly trained classifier as it is, with no target label; it chooses among the target's classes."""
+
+    known: dict[tuple[str, ...], list[str]] = {}
+
+    def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
+        classes = sorted(set(labels))
+
+        def predict(queries: Sequence[str]) -> list[str]:
+            key = (*classes, *queries)  # nothing depends on the support: the same test texts have the same answer
+            if key not in known:
+                known[key] = classify(joint, queries, classes)
+            return known[key]
+
+        return predict
+
+    return fit

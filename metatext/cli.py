@@ -1,0 +1,249 @@
+"""The `metatext` command: train, adapt, predict, evaluate, export."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, subcommand
+
+from metatext.errors import InputError
+from metatext.files import check_free, write_json
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+
+# What the library does is imported inside the commands, so that --help needs no torch.
+
+
+@dataclass(frozen=True)
+class Table:
+    """How to read the user's files (csv, tsv, jsonl, json, parquet)."""
+
+    text: str = "text"
+    """Column that holds the texts."""
+    label: str = "label"
+    """Column that holds the labels."""
+    encoding: str | None = None
+    """Encoding of the files; by default UTF-8 or GB18030, whichever fits."""
+    clean: tuple[str, ...] = ()
+    """What to clean from the texts: weibo (everything), or any of mentions urls reposts topics emoticons fullwidth."""
+
+    def read(self, path: str) -> Any:
+        """The file as a domain."""
+        from metatext.domains import Domain
+
+        return Domain.from_file(
+            path, text=self.text, label=self.label, encoding=self.encoding, clean=self.clean or None
+        )
+
+
+@dataclass(frozen=True)
+class Train:
+    """Meta-train a learner: its initialisation and inner learning rates, over episodes of labelled source files.
+
+    Example: metatext train --source news.jsonl reviews.csv --encoder BAAI/bge-base-zh-v1.5 --output runs/news
+    """
+
+    source: tuple[str, ...]
+    """One or more labelled files, each a source domain."""
+    encoder: str
+    """Pretrained encoder: a Hub id or a folder; or a saved learner to go on from."""
+    table: OmitArgPrefixes[Table] = field(default_factory=Table)
+    episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
+    learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
+    config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    def run(self) -> None:
+        """Reads everything before anything is written."""
+        from metatext.pipeline import train
+
+        if not self.config.output:
+            raise InputError("name a folder for the run: --output runs/name")
+        domains = [self.table.read(path) for path in self.source]
+        summary = train(domains, self.encoder, self.learner, self.episodes, self.config)
+        write_json(
+            Path(self.config.output) / "sources.json",
+            [
+                {"path": str(Path(path).resolve()), "text": self.table.text, "label": self.table.label,
+                 "encoding": self.table.encoding, "clean": list(self.table.clean)}
+                for path in self.source
+            ],
+        )  # fmt: skip
+        found = f", best validation accuracy {summary['best_accuracy']:.3f}" if summary["validation"] else ""
+        print(f"{self.config.output}: {summary['step']} meta-steps in {summary['seconds']:.0f} s{found}")
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Adapt a meta-trained learner to your labelled file; the result is a plain transformers classifier.
+
+    Example: metatext adapt runs/news my.csv --text text --label label --output my-model
+    """
+
+    learner: Positional[str]
+    """Folder or Hub id of a learner."""
+    file: Positional[str]
+    """Your labelled texts, any number per class."""
+    output: str
+    """Folder for the adapted classifier."""
+    table: OmitArgPrefixes[Table] = field(default_factory=Table)
+    steps: int | None = None
+    """Inner steps; by default as many as in meta-training."""
+    overwrite: bool = False
+    """Replace the output folder."""
+
+    def run(self) -> None:
+        """Reads everything before anything is written."""
+        from metatext.adapt import adapt
+        from metatext.learner import Learner
+
+        check_free(self.output, self.overwrite)
+        domain = self.table.read(self.file)
+        if len(domain.classes) < 2:
+            raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
+        adapted = adapt(Learner.from_pretrained(self.learner), domain.texts, domain.labels, self.steps)
+        adapted.save_pretrained(self.output, self.overwrite)
+        print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {len(domain)} texts")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Label the texts of a file: adds the columns label and score (its probability).
+
+    Example: metatext predict my-model posts.csv --text text --output out.jsonl
+    """
+
+    model: Positional[str]
+    """Folder or Hub id of an adapted classifier."""
+    file: Positional[str]
+    """The texts: csv, tsv, jsonl, json or parquet; all its columns are kept."""
+    output: str
+    """File to write: .jsonl, .csv or .parquet."""
+    text: str = "text"
+    """Column that holds the texts."""
+    encoding: str | None = None
+    """Encoding of the file; by default UTF-8 or GB18030, whichever fits."""
+    clean: tuple[str, ...] = ()
+    """What to clean from the texts before they are classified, as in adapt; the file keeps them as they are."""
+    overwrite: bool = False
+    """Replace the output file."""
+
+    def run(self) -> None:
+        """Reads everything before anything is written."""
+        from metatext.adapt import load_classifier, predict
+        from metatext.cleaning import clean_texts
+        from metatext.tables import checked_strings, column, read_rows, write_rows
+
+        check_free(self.output, self.overwrite)
+        rows = read_rows(self.file, self.encoding)
+        texts = checked_strings(column(rows, self.text, self.file), self.file, self.text)
+        model, tokens = load_classifier(self.model)
+        best = predict(model, tokens, clean_texts(texts, self.clean or None)).max(1)
+        for name in ("label", "score"):
+            if name in rows.column_names:
+                rows = rows.rename_column(name, f"{name}_given")
+        rows = rows.add_column("label", [model.config.id2label[i] for i in best.indices.tolist()])
+        write_rows(rows.add_column("score", best.values.tolist()), self.output)
+        print(f"{self.output}: {len(texts)} texts labelled")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare the learner with what people use instead, on the same few-shot draws of a target file.
+
+    Prints accuracy and macro-F1 with 95% confidence intervals over the draws.
+    Example: metatext evaluate runs/news --target weibo.jsonl --shots 1 5 10 --draws 10 --output table.json
+    """
+
+    runs: Positional[tuple[str, ...]]
+    """One or more folders or Hub ids of learners (first-order MAML and full MAML, say)."""
+    target: str
+    """Labelled file of the target domain."""
+    output: str
+    """JSON file for the table and every single result."""
+    table: OmitArgPrefixes[Table] = field(default_factory=Table)
+    settings: OmitArgPrefixes[EvaluateSettings] = field(default_factory=EvaluateSettings)
+    source: tuple[str, ...] = ()
+    """Source files of joint training; by default those that the first run was trained on."""
+    overwrite: bool = False
+    """Replace the output file."""
+
+    def run(self) -> None:
+        """Reads everything before anything is written."""
+        from metatext.pipeline import evaluate, read_sources
+
+        check_free(self.output, self.overwrite)
+        target = self.table.read(self.target)
+        test = self.table.read(self.settings.test) if self.settings.test else None
+        sources = [self.table.read(path) for path in self.source] or read_sources(self.runs[0], self.settings.methods)
+        print(evaluate(list(self.runs), target, sources, self.settings, test, Path(self.output))["table"])
+
+
+@dataclass(frozen=True)
+class Export:
+    """Push an adapted classifier, or a learner, to the Hugging Face Hub with a model card.
+
+    Log in first with `hf auth login` (or set HF_TOKEN).
+    Example: metatext export my-model --hub-id user/name --private
+    """
+
+    folder: Positional[str]
+    """Folder of a classifier (from adapt) or of a learner (from train)."""
+    hub_id: str
+    """Name on the Hub: user/name."""
+    private: bool = False
+    """Make the repository private."""
+
+    def run(self) -> None:
+        """Pushes, and prints where to."""
+        from metatext.export import push
+
+        print(push(self.folder, self.hub_id, self.private))
+
+
+Command = (
+    Annotated[Train, subcommand("train")]
+    | Annotated[Adapt, subcommand("adapt")]
+    | Annotated[Predict, subcommand("predict")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Export, subcommand("export")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; a user's mistake is one sentence on standard error and exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    run_command(lambda rest: tyro.cli(Command, prog="metatext", description=_ABOUT, args=rest, config=STYLE), words)
+
+
+_ABOUT = (
+    "Meta-learn an initialisation for a transformer text classifier over labelled source domains, then adapt it to "
+    "your own data with a handful of labels. Every command has its own --help; --debug shows tracebacks."
+)
+STYLE = (FlagCreatePairsOff,)
+
+
+def run_command(parse: Any, words: list[str]) -> None:
+    """Parses the words of a command line and runs the command, with the library's errors as one sentence."""
+    debug = "--debug" in words
+    _set_up_logging(debug)
+    try:
+        parse([word for word in words if word != "--debug"]).run()
+    except (InputError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+        if debug:
+            raise
+        print(f"metatext: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _set_up_logging(debug: bool) -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("metatext").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -1,0 +1,95 @@
+"""A learner as a scikit-learn classifier of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from metatext.adapt import Adapted, adapt
+from metatext.errors import InputError
+from metatext.learner import Learner
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):
+    """Adapts a learner to a few labelled texts.
+
+    Args:
+        learner: a `Learner`, or the folder or Hub id of one. It is not changed.
+        steps: inner steps of the adaptation; by default as many as in meta-training.
+
+    Attributes:
+        classes_: the labels, sorted, as they were given (strings or numbers).
+        model: the adapted transformers classifier (after `fit`).
+    """
+
+    def __init__(self, learner: Learner | str | Path, steps: int | None = None) -> None:
+        self.learner = learner
+        self.steps = steps
+
+    def __sklearn_clone__(self) -> FewShotClassifier:
+        return type(self)(**self.get_params(deep=False))  # shares the learner, which fitting leaves as it was
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def fit(self, texts: Sequence[str], labels: Sequence[Any]) -> FewShotClassifier:
+        """Adapts to `texts` and their `labels`, any number per class.
+
+        Raises:
+            InputError: lengths differ, a text is empty or no string, or there is only one class.
+        """
+        texts = _checked(texts)
+        targets = np.asarray(labels)
+        if len(texts) != len(targets):
+            raise InputError(f"{len(texts)} texts but {len(targets)} labels: each text needs one label")
+        check_classification_targets(targets)
+        self.classes_, indices = np.unique(targets, return_inverse=True)
+        names = [str(c) for c in self.classes_]
+        learner = self.learner if isinstance(self.learner, Learner) else Learner.from_pretrained(self.learner)
+        self.adapted_: Adapted = adapt(learner, texts, [names[i] for i in indices], self.steps)
+        # Class names are sorted as text in the model, while classes_ keep the order of their own type (2 before 10).
+        self._columns = [self.adapted_.classes.index(name) for name in names]
+        return self
+
+    @property
+    def model(self) -> Any:
+        """The adapted transformers classifier."""
+        check_is_fitted(self)
+        return self.adapted_.model
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Class probabilities, float32 (n, classes), columns in the order of `classes_`."""
+        check_is_fitted(self)
+        return self.adapted_.probabilities(_checked(texts)).numpy()[:, self._columns]
+
+    def predict(self, texts: Sequence[str]) -> np.ndarray:
+        """The most probable label of each text, (n,)."""
+        return self.classes_[self.predict_proba(texts).argmax(1)]
+
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Writes the adapted classifier as a plain transformers folder.
+
+        Raises:
+            FileExistsError: the folder holds something already and `overwrite` is not set.
+        """
+        check_is_fitted(self)
+        self.adapted_.save_pretrained(folder, overwrite)
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise InputError("texts must be a list of strings, got one string")
+    result = list(texts)
+    for row, text in enumerate(result, 1):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"text {row} of {len(result)} must be a non-empty string, got {text!r}")
+    return result

@@ -1,0 +1,284 @@
+"""Methods and baselines on the same draws of a target domain, with 95% confidence intervals."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
+from tqdm.auto import tqdm
+
+from metatext import baselines
+from metatext.baselines import Fit
+from metatext.domains import Domain
+from metatext.errors import InputError
+from metatext.learner import Learner
+from metatext.maml import adapted
+from metatext.settings import EvaluateSettings
+from metatext.tasks import Examples, distinct_texts
+
+METHODS = {
+    "majority": "majority class",
+    "tfidf": "TF-IDF + logistic regression",
+    "frozen": "frozen encoder + logistic regression",
+    "finetune": "fine-tuning the pretrained encoder",
+    "source": "source classifier, no target label",
+    "joint": "joint training, then fine-tuning",
+    "maml": "the given learners, adapted",
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One few-shot problem: labelled support texts of some classes, and the texts it is judged on."""
+
+    number: int
+    shots: int
+    support: list[tuple[str, str]]  # (text, label)
+    test: list[tuple[str, str]]
+
+
+def make_draws(
+    target: Domain,
+    shots: Sequence[int],
+    draws: int = 10,
+    seed: int = 0,
+    test: Domain | None = None,
+    ways: int | None = None,
+    test_size: int = 1000,
+) -> list[Draw]:
+    """The draws on which every method is judged; a function of the arguments alone.
+
+    Within a draw the support of fewer shots is part of that of more, and the test texts are the same for all shots.
+    Without `test`, a fixed random `test_size` of the target's rows are set aside where enough remain for the support;
+    in a smaller target each draw is judged on all rows that are not in its support.
+
+    Args:
+        target: where the support comes from.
+        shots: labelled texts per class.
+        draws: problems per number of shots.
+        seed: of the draws.
+        test: another split of the target to be judged on, as it is or `test_size` rows of it.
+        ways: classes of each draw; by default all.
+        test_size: most rows that a draw is judged on.
+
+    Raises:
+        InputError: a class has too few distinct texts for the largest number of shots.
+    """
+    if draws < 2:
+        raise InputError(f"draws must be at least 2 for a confidence interval, got {draws}")
+    if not shots or min(shots) < 1:
+        raise InputError(f"shots must be numbers of labelled texts per class, at least 1, got {list(shots)}")
+    most, rng = max(shots), np.random.default_rng([seed, draws])
+    pool = distinct_texts(target)
+    held = _test_rows(distinct_texts(test) if test else pool, None if test else most, test_size, rng)
+    if test is None and held:
+        kept = {text for text, _ in held}
+        pool = {name: [text for text in texts if text not in kept] for name, texts in pool.items()}
+    for name, texts in pool.items():
+        need = most if held else most + 1
+        if len(texts) < need:
+            raise InputError(
+                f"class {name!r} of {target.name!r} has {len(texts)} distinct texts to draw from, but {most} shots "
+                f"need {need}: lower --shots, or leave the class out"
+            )
+    result = []
+    for number in range(draws):
+        names = sorted(rng.choice(sorted(pool), size=ways, replace=False)) if ways else sorted(pool)
+        chosen = {name: [pool[name][i] for i in rng.permutation(len(pool[name]))] for name in names}
+        rest = [(text, name) for name in names for text in chosen[name][most:]]
+        judged = [(text, name) for text, name in held or rest if name in chosen]
+        if len(judged) > test_size:
+            judged = [judged[i] for i in rng.permutation(len(judged))[:test_size]]
+        for k in sorted(set(shots)):
+            support = [(text, name) for name in names for text in chosen[name][:k]]
+            result.append(Draw(number, k, support, judged))
+    return result
+
+
+def _test_rows(
+    pool: dict[str, list[str]], most: int | None, size: int, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """A fixed random test set; none where the classes would keep too few texts for `most` shots."""
+    rows = [(text, name) for name, texts in pool.items() for text in texts]
+    if most is None and len(rows) <= size:
+        return rows
+    held = [rows[i] for i in rng.permutation(len(rows))[:size]]
+    taken = Counter(name for _, name in held)
+    if most is not None and (len(rows) < 1.5 * size or any(len(pool[n]) - taken[n] < most for n in pool)):
+        return []
+    return held
+
+
+class Answer(NamedTuple):
+    """Predicted labels of the test texts, and the seconds that fitting took."""
+
+    labels: list[str]
+    fit_seconds: float
+
+
+Method = Callable[[Sequence[str], Sequence[str], Sequence[str]], Answer]
+"""(support texts, support labels, test texts) -> answer."""
+
+
+def timed(fit: Fit) -> Method:
+    """A baseline as a method."""
+
+    def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
+        start = time.perf_counter()
+        predict = fit(texts, labels)
+        seconds = time.perf_counter() - start
+        return Answer(predict(queries), seconds)
+
+    return run
+
+
+def maml(learner: Learner) -> Method:
+    """The learner's inner loop on the support; it is judged while adapted, as its exported classifier would be."""
+
+    def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
+        classes = sorted(set(labels))
+        support = Examples(list(texts), [classes.index(label) for label in labels])
+        start = time.perf_counter()
+        with adapted(learner, support, classes) as layer:
+            seconds = time.perf_counter() - start
+            best = layer.logits(learner.encode(queries).to(learner.device)).argmax(1)
+        return Answer([classes[i] for i in best.tolist()], seconds)
+
+    return run
+
+
+def make_methods(
+    settings: EvaluateSettings,
+    target: Domain,
+    encoder: Callable[[], Learner],
+    joint: Callable[[], Learner],
+    learners: Mapping[str, Learner],
+) -> dict[str, Method]:
+    """The methods of a table, by the name of their row.
+
+    Args:
+        settings: `methods` are keys of `METHODS`.
+        target: the target domain, for its most frequent label.
+        encoder: gives the pretrained encoder (asked only if a wanted method needs it).
+        joint: gives the classifier trained jointly on the sources (likewise).
+        learners: meta-trained learners by the name of their row.
+
+    Raises:
+        InputError: an unknown method.
+    """
+    wanted, tuning = settings.methods, (settings.fine_tune_steps, 16, settings.fine_tune_lr)
+    for key in wanted:
+        if key not in METHODS:
+            raise InputError(f"unknown method {key!r}: choose from {', '.join(METHODS)}")
+    makers: dict[str, Callable[[], Method]] = {
+        "majority": lambda: timed(baselines.majority(Counter(target.labels).most_common(1)[0][0])),
+        "tfidf": lambda: timed(baselines.tfidf),
+        "frozen": lambda: timed(baselines.frozen(encoder())),
+        "finetune": lambda: timed(baselines.fine_tuning(encoder(), *tuning)),
+        "source": lambda: timed(baselines.source_classifier(joint())),
+        "joint": lambda: timed(baselines.fine_tuning(joint(), *tuning)),
+    }
+    methods = {METHODS[key]: makers[key]() for key in METHODS if key in wanted and key in makers}
+    if "maml" in wanted:
+        methods |= {name: maml(learner) for name, learner in learners.items()}
+    return methods
+
+
+def run_methods(
+    methods: Mapping[str, Method], draws: Sequence[Draw], progress: bool = True, log: Path | None = None
+) -> list[dict[str, Any]]:
+    """Judges every method on every draw.
+
+    Args:
+        methods: by the name of their row.
+        draws: what they are judged on.
+        progress: show a progress bar.
+        log: JSON-lines file that gets each record as it comes; those that it holds already are not made again, so a
+            long evaluation goes on where it was interrupted. The caller answers for the file's being of this job.
+
+    Returns:
+        One record a method and draw: method, shots, draw, accuracy, macro_f1, fit_seconds, test_rows.
+    """
+    lines = log.read_text(encoding="utf-8").splitlines() if log and log.exists() else []
+    known = {(r["method"], r["shots"], r["draw"]): r for r in map(json.loads, lines)}
+    records = []
+    bar = tqdm(total=len(methods) * len(draws), unit="fit", disable=not progress, dynamic_ncols=True)
+    for name, method in methods.items():
+        bar.set_description(name[:30])
+        for draw in draws:
+            if (name, draw.shots, draw.number) in known:
+                records.append(known[name, draw.shots, draw.number])
+                bar.update()
+                continue
+            texts, labels = zip(*draw.support, strict=True)
+            answer = method(texts, labels, [text for text, _ in draw.test])
+            truth = [label for _, label in draw.test]
+            scores = {
+                "accuracy": float(accuracy_score(truth, answer.labels)),
+                "macro_f1": float(f1_score(truth, answer.labels, average="macro", zero_division=0)),
+            }
+            place = {"method": name, "shots": draw.shots, "draw": draw.number, "test_rows": len(truth)}
+            records.append(place | scores | {"fit_seconds": round(answer.fit_seconds, 3)})
+            if log:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(records[-1]) + "\n")
+            bar.update()
+    bar.close()
+    return records
+
+
+def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half-width of its 95% confidence interval over the draws (Student's t)."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float("nan")
+    return mean, float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a method and number of shots: mean and 95% half-width of accuracy and macro-F1, seconds per fit."""
+    rows = []
+    for method, shots in dict.fromkeys((r["method"], r["shots"]) for r in records):
+        chosen = [r for r in records if (r["method"], r["shots"]) == (method, shots)]
+        row: dict[str, Any] = {"method": method, "shots": shots, "draws": len(chosen)}
+        for metric in ("accuracy", "macro_f1"):
+            row[metric], row[f"{metric}_ci95"] = confidence_interval([r[metric] for r in chosen])
+        row["fit_seconds"] = float(np.median([r["fit_seconds"] for r in chosen]))
+        rows.append(row)
+    return rows
+
+
+def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The summary as a Markdown table: a row a method, a column a number of shots; values in per cent."""
+    shots = sorted({row["shots"] for row in rows})
+    cells = {(row["method"], row["shots"]): row for row in rows}
+    head = ["method", *(f"{k} shot{'s' * (k > 1)}: accuracy / macro-F1" for k in shots), "s per fit"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        values = [cells[method, k] for k in shots]
+        scores = [
+            f"{100 * v['accuracy']:.1f} ± {100 * v['accuracy_ci95']:.1f} / "
+            f"{100 * v['macro_f1']:.1f} ± {100 * v['macro_f1_ci95']:.1f}"
+            for v in values
+        ]
+        seconds = "-".join(dict.fromkeys(f"{v['fit_seconds']:.2g}" for v in (values[0], values[-1])))
+        lines.append("| " + " | ".join([method, *scores, seconds]) + " |")
+    return "\n".join(lines)
+
+
+def paired_difference(records: Sequence[dict[str, Any]], method: str, other: str, shots: int) -> tuple[float, float]:
+    """Mean accuracy difference `method` - `other` over the same draws, and half-width of its 95% interval."""
+
+    def of(name: str) -> dict[int, float]:
+        return {r["draw"]: r["accuracy"] for r in records if r["method"] == name and r["shots"] == shots}
+
+    mine, theirs = of(method), of(other)
+    return confidence_interval([mine[draw] - theirs[draw] for draw in mine])

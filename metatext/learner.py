@@ -1,0 +1,315 @@
+"""The learner: a pretrained encoder, a head, learned inner learning rates, and the settings of the method."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, layer_norm
+
+import metatext
+from metatext.classifier import check_supported
+from metatext.errors import InputError
+from metatext.files import new_folder, write_json
+from metatext.heads import LinearHead, LinearLayer, PrototypeHead
+from metatext.hub import METADATA_FILE as METADATA
+from metatext.hub import resolve_folder
+from metatext.settings import LearnerSettings
+from metatext.tasks import Examples
+from metatext.tokens import Batch, TokenCache, load_tokenizer
+
+_STATE = "learner.safetensors"  # head and inner learning rates; the encoder is in model.safetensors
+
+
+class LabelledBatches(NamedTuple):
+    """Examples as padded batches with their labels, int64 (n,) each; `size` texts in all."""
+
+    batches: list[tuple[Batch, Tensor]]
+    size: int
+
+
+class Learner(nn.Module):
+    """What meta-training learns and adaptation starts from.
+
+    logits = W norm(pool(encoder(text))) + b, where norm is a LayerNorm without weights and (W, b) the task's head.
+    Make one with `from_pretrained`.
+
+    Attributes:
+        encoder: a transformers base model.
+        head: the module that gives each task its linear layer at the start.
+        log_inner_lr: logarithms of the inner learning rates, (layer groups, inner steps).
+        settings: the method's settings.
+        base_model: id or folder name of the pretrained encoder.
+        sources: names of the domains that it was meta-trained on.
+        meta_trained: whether meta-training has begun.
+        autocast_dtype: torch.bfloat16 or torch.float16 for mixed precision, else None; not saved.
+        loss_scale: factor on every loss before its backward pass, taken out of the gradients again; for float16.
+    """
+
+    encoder: Any  # transformers' models say too little of themselves to a type checker
+
+    def __init__(self, encoder: Any, tokenizer: Any, settings: LearnerSettings, base_model: str) -> None:
+        super().__init__()
+        self.encoder = encoder.eval()  # dropout stays off: the inner loop is a deterministic function
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None  # never used: it would only cost memory and updates
+        self.settings, self.base_model, self.sources = settings, base_model, list[str]()
+        self.meta_trained = False
+        self.autocast_dtype: torch.dtype | None = None
+        self.loss_scale = 1.0
+        self.batch_size = 64
+        self.tokens = TokenCache(tokenizer, min(settings.max_length, _positions(encoder.config)))
+        hidden = encoder.config.hidden_size
+        self.head: PrototypeHead | LinearHead = (
+            PrototypeHead() if settings.head == "prototype" else LinearHead(settings.classes, hidden)
+        )
+        self.inner_names = self._names_in_scope()
+        self.inner_groups = list(dict.fromkeys([*map(_group, self.inner_names), *self._head_group()]))
+        rates = torch.full((len(self.inner_groups), settings.inner_steps), settings.inner_lr)
+        self.log_inner_lr = nn.Parameter(rates.log(), requires_grad=settings.learn_inner_lr)
+
+    # ------------------------------------------------------------------ loading and saving
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, **settings: Any
+    ) -> Learner:
+        """Loads a saved learner, or starts one from a pretrained encoder.
+
+        Args:
+            name: Hub id or folder of either.
+            revision: branch, tag or commit on the Hub.
+            trust_remote_code: passed to transformers; off unless you set it.
+            **settings: fields of `LearnerSettings`. For a saved learner they replace its own; the pooling, the text
+                prefix and the head stay as it was trained.
+
+        Raises:
+            InputError: an unknown setting; a folder that holds no model; an architecture that is not supported.
+        """
+        from safetensors import SafetensorError
+        from transformers import AutoConfig, AutoModel
+
+        folder = resolve_folder(str(name), revision)
+        saved = _read_metadata(folder)
+        values = _merge_settings(saved.get("settings", {}), settings, name)
+        if not (folder / "config.json").exists():
+            raise InputError(f"{name} holds no model: there is no config.json (expected a learner or an encoder)")
+        if not any(folder.glob("*.safetensors")):
+            raise InputError(f"{name} holds no weights in safetensors format; metatext loads no pickles such as *.bin")
+        options = {"trust_remote_code": trust_remote_code}
+        try:
+            config = AutoConfig.from_pretrained(str(folder), **options)
+            check_supported(config, str(name))
+            with _quiet():  # an encoder saved without its pooler is fine: it is not used
+                encoder = AutoModel.from_pretrained(
+                    str(folder), dtype=torch.float32, use_safetensors=True, **options
+                )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{name} holds no encoder that transformers can load: {reason}") from error
+        prefix = "" if saved else values.text_prefix  # a saved tokenizer puts the prefix already
+        tokenizer = load_tokenizer(folder, prefix, **options)
+        learner = cls(encoder, tokenizer, values, saved.get("base_model", str(name)))
+        if saved:
+            learner.meta_trained = True
+            learner.sources = saved.get("sources", [])
+            learner._load_state(folder, saved["settings"]["scope"])
+        return learner
+
+    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Writes the learner: an encoder folder that transformers can load too, head and rates, `metatext.json`.
+
+        Raises:
+            FileExistsError: the folder holds something already and `overwrite` is not set.
+        """
+        with new_folder(folder, overwrite) as beside:
+            self.write(beside)
+
+    def write(self, folder: Path) -> None:
+        """The files of a saved learner, into an existing folder; `metatext.json` comes last."""
+        from safetensors.torch import save_file
+
+        self.encoder.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        state = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        state["log_inner_lr"] = self.log_inner_lr.detach()
+        save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / _STATE)
+        write_json(folder / METADATA, self.metadata("learner"))
+
+    def metadata(self, kind: str) -> dict[str, Any]:
+        """What `metatext.json` says of this learner, or of a classifier adapted from it."""
+        shown = self.settings
+        return {
+            "kind": kind,
+            "metatext_version": metatext.__version__,
+            "base_model": self.base_model,
+            "method": shown.method,
+            "sources": self.sources,
+            "inner_steps": shown.inner_steps,
+            "text_prefix": shown.text_prefix,
+            "max_length": shown.max_length,
+            "pooling": shown.pooling,
+            "settings": dataclasses.asdict(shown),
+        }
+
+    def _load_state(self, folder: Path, scope: str) -> None:
+        from safetensors.torch import load_file
+
+        state = load_file(folder / _STATE)
+        rates = state.pop("log_inner_lr")
+        if scope == self.settings.scope and rates.shape[0] == len(self.inner_groups):  # others start from inner_lr anew
+            steps = torch.arange(self.settings.inner_steps).clamp(max=rates.shape[1] - 1)
+            self.log_inner_lr.data.copy_(rates[:, steps])
+        self.head.load_state_dict({name.removeprefix("head."): value for name, value in state.items()})
+
+    # ------------------------------------------------------------------ what the inner loop moves
+    def _names_in_scope(self) -> list[str]:
+        names = [name for name, p in self.encoder.named_parameters() if p.requires_grad]
+        if self.settings.scope == "head":
+            return []
+        if self.settings.scope.startswith("top:"):
+            layers = sorted({number for name in names if (number := _layer(name)) is not None})
+            upper = layers[-int(self.settings.scope[4:]) :]
+            return [name for name in names if _layer(name) in upper]
+        return names
+
+    def _head_group(self) -> list[str]:
+        return [] if self.settings.scope == "body" else ["head"]
+
+    @property
+    def head_moves(self) -> bool:
+        """Whether the inner loop moves the task's linear layer."""
+        return self.settings.scope != "body"
+
+    def rate_groups(self) -> list[int]:
+        """For each tensor that the inner loop moves (encoder's, then weight and bias), its row in `log_inner_lr`."""
+        groups = [self.inner_groups.index(_group(name)) for name in self.inner_names]
+        return groups + [self.inner_groups.index("head")] * 2 if self.head_moves else groups
+
+    # ------------------------------------------------------------------ the function that is learned
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer, which puts the text prefix by itself."""
+        return self.tokens.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.log_inner_lr.device
+
+    def batches(self, examples: Examples) -> LabelledBatches:
+        """Tokenised, padded batches of similar length."""
+        labels = torch.tensor(examples.labels, device=self.device)
+        batches = self.tokens.batches(examples.texts, self.batch_size, self.device)
+        return LabelledBatches([(batch, labels[batch.rows]) for batch in batches], len(examples))
+
+    def features(self, batch: Batch) -> Tensor:
+        """Normalised text vectors (n, hidden), of norm sqrt(hidden)."""
+        with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            hidden = self.encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = hidden.to(self.log_inner_lr.dtype)  # (n, length, hidden)
+        if self.settings.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * mask).sum(1) / mask.sum(1)
+        return layer_norm(pooled, pooled.shape[-1:], eps=1e-12)
+
+    def loss(self, batch: Batch, labels: Tensor, layer: LinearLayer) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy of the batch, and its logits (n, ways)."""
+        logits = layer.logits(self.features(batch))
+        return cross_entropy(logits, labels, reduction="sum"), logits
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Normalised vectors of texts, (n, hidden), in their order."""
+        batches = self.tokens.batches(texts, batch_size, self.device)
+        result = torch.empty(len(texts), self.encoder.config.hidden_size, dtype=self.log_inner_lr.dtype)
+        for batch in batches:
+            result[batch.rows.cpu()] = self.features(batch).cpu()
+        return result
+
+    @torch.no_grad()
+    def centroids(self, support: LabelledBatches, ways: int) -> Tensor | None:
+        """Mean vector of each class, (ways, hidden); None where the head does not ask for it."""
+        if not self.head.needs_centroids:
+            return None
+        total = self.log_inner_lr.new_zeros(ways, self.encoder.config.hidden_size)
+        for batch, labels in support.batches:
+            total.index_add_(0, labels, self.features(batch))
+        return total / self.class_counts(support, ways).unsqueeze(1)
+
+    def class_counts(self, support: LabelledBatches, ways: int) -> Tensor:
+        """Support texts of each class, (ways,), in the parameters' dtype."""
+        labels = torch.cat([labels for _, labels in support.batches])
+        return torch.bincount(labels, minlength=ways).to(self.log_inner_lr.dtype)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _layer(name: str) -> int | None:
+    """Number of the transformer layer that a parameter belongs to."""
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match.group(1)) if match else None
+
+
+def _group(name: str) -> str:
+    """Parameters that share an inner learning rate: those of a layer, the embeddings, the rest."""
+    layer = _layer(name)
+    return f"layer {layer}" if layer is not None else name.split(".")[0]
+
+
+def _positions(config: Any) -> int:
+    """Longest input that the encoder has positions for."""
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return config.max_position_embeddings - offset
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of a saved learner; nothing for an encoder.
+
+    Raises:
+        InputError: the folder holds an adapted classifier, or something that is no model.
+    """
+    if not (folder / METADATA).exists():
+        return {}
+    metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    if metadata.get("kind") != "learner":
+        raise InputError(f"{folder} holds a {metadata.get('kind')}, but what is needed is a meta-trained learner")
+    return metadata
+
+
+def _merge_settings(saved: dict[str, Any], given: dict[str, Any], name: str | Path) -> LearnerSettings:
+    """Saved values, replaced by those given."""
+    import difflib
+
+    fields = [field.name for field in dataclasses.fields(LearnerSettings)]
+    for key in given:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, 1)
+            hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(fields)}"
+            raise InputError(f"unknown setting {key!r}: {hint}")
+    fixed = [key for key in ("head", "pooling", "text_prefix", "classes") if saved and key in given]
+    for key in fixed:
+        wanted = tuple(given[key]) if key == "classes" else given[key]
+        if wanted != (tuple(saved[key]) if key == "classes" else saved[key]):
+            raise InputError(f"{name} was trained with {key}={saved[key]!r}, which cannot be changed to {given[key]!r}")
+    return LearnerSettings(**(saved | given))

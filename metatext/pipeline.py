@@ -1,0 +1,170 @@
+"""The two jobs that the command line and the recipes share: meta-train on domains, evaluate on a target."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import metatext
+from metatext.baselines import joint_training
+from metatext.domains import Domain
+from metatext.errors import InputError
+from metatext.evaluate import make_draws, make_methods, markdown_table, run_methods, summarise
+from metatext.files import write_json
+from metatext.learner import Learner
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from metatext.tasks import EpisodeSampler, split_classes
+from metatext.trainer import MetaTrainer, check_output
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    domains: Sequence[Domain], encoder: str, settings: LearnerSettings, episodes: EpisodeSettings, config: TrainConfig
+) -> dict[str, Any]:
+    """Meta-trains a learner on `domains` and writes it to `config.output`; returns the trainer's summary.
+
+    With a prototype head each episode has new classes, and validation classes are held out of the sources. With a
+    linear head the domains share their classes, and validation episodes are drawn with another seed.
+    """
+    if config.output:
+        check_output(Path(config.output), config)
+    shared = settings.head == "linear"
+    train_domains, valid_domains = list(domains), list[Domain]()
+    if not shared:
+        train_domains, valid_domains = split_classes(
+            domains, episodes.ways, episodes.valid_fraction, episodes.seed, episodes.valid_classes
+        )
+    shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}
+    sampler = EpisodeSampler(train_domains, None if shared else episodes.ways, seed=episodes.seed, **shape)
+    valid_sampler = None
+    if valid_domains:
+        ways = min(episodes.ways, *(len(domain.classes) for domain in valid_domains))
+        valid_sampler = _valid_sampler(valid_domains, ways, episodes.seed + 1, shape)
+    values = dataclasses.asdict(settings) | ({"classes": sampler.classes} if shared else {})
+    learner = Learner.from_pretrained(encoder, **values)
+    return MetaTrainer(learner, sampler, valid_sampler, config).train()
+
+
+def _valid_sampler(domains: Sequence[Domain], ways: int, seed: int, shape: dict[str, Any]) -> EpisodeSampler | None:
+    try:
+        return EpisodeSampler(domains, ways, seed=seed, **shape)
+    except InputError as error:
+        logger.warning("no validation, the last weights are kept: %s", error)
+        return None
+
+
+def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
+    """The source domains that a run was trained on, where a method asks for them."""
+    if not {"source", "joint"} & set(methods):
+        return []
+    path = Path(run) / "sources.json"
+    if not path.exists():
+        raise InputError(f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl")
+    return [
+        Domain.from_file(s["path"], s["text"], s["label"], encoding=s["encoding"], clean=s["clean"] or None)
+        for s in json.loads(path.read_text(encoding="utf-8"))
+    ]
+
+
+def evaluate(
+    runs: Sequence[str],
+    target: Domain,
+    sources: Sequence[Domain],
+    settings: EvaluateSettings,
+    test: Domain | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Judges the learners in `runs` and the baselines on the same draws of `target`.
+
+    Results are kept beside `output` as they come, so that the same evaluation, interrupted, goes on where it was; the
+    finished result is written to `output` as JSON. The source classifier is left out where the target has other
+    classes than the sources.
+
+    Returns:
+        The printed table, its rows, every single result, and under which settings and versions they were obtained.
+    """
+    draws = make_draws(
+        target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
+    )
+    dtype = torch.bfloat16 if settings.precision == "bf16" else None
+    learners: dict[str, Learner] = {}
+    for run in runs:
+        learner = Learner.from_pretrained(run)
+        learner.autocast_dtype = dtype
+        name = learner.settings.method
+        learners[name if name not in learners else f"{name} ({Path(run).name})"] = learner
+    first = next(iter(learners.values()))
+
+    @cache
+    def encoder() -> Learner:
+        same = {name: getattr(first.settings, name) for name in ("pooling", "text_prefix", "max_length")}
+        result = Learner.from_pretrained(first.base_model, **same)
+        result.autocast_dtype = dtype
+        return result
+
+    @cache
+    def joint() -> Learner:
+        return _joint(encoder(), sources, settings)
+
+    shared = set(target.classes) <= {name for domain in sources for name in domain.classes}
+    if not shared:
+        settings = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
+    log = _log_of(output, target, settings, learners) if output else None
+    records = run_methods(make_methods(settings, target, encoder, joint, learners), draws, log=log)
+    rows = summarise(records)
+    result = {
+        "target": target.name,
+        "target_rows": len(target),
+        "classes": target.classes,
+        "encoder": Path(first.base_model).name,
+        "sources": first.sources,
+        "settings": dataclasses.asdict(settings),
+        "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "versions": {m.__name__: m.__version__ for m in (metatext, torch, transformers)},
+        "table": markdown_table(rows),
+        "rows": rows,
+        "records": records,
+    }
+    if output and log:
+        write_json(output, result)
+        log.unlink()
+    return result
+
+
+def _log_of(output: Path, target: Domain, settings: EvaluateSettings, learners: dict[str, Learner]) -> Path:
+    """The file beside `output` for the results of just this evaluation, whichever its methods."""
+    job = dataclasses.asdict(settings) | {"target": target.texts, "labels": target.labels}
+    del job["methods"], job["joint"]
+    job |= {name: sum(p.double().sum().item() for p in learner.parameters()) for name, learner in learners.items()}
+    digest = hashlib.sha256(json.dumps(job, default=str).encode()).hexdigest()[:12]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output.with_name(f".{output.name}.{digest}.jsonl")
+
+
+def _joint(encoder: Learner, sources: Sequence[Domain], settings: EvaluateSettings) -> Learner:
+    """The jointly trained classifier, from its folder if it is there."""
+    folder = Path(settings.joint) if settings.joint else None
+    if folder and folder.exists():
+        model = Learner.from_pretrained(folder)
+        names = sorted(domain.name for domain in sources)
+        if model.sources != names:
+            raise InputError(f"{folder} was trained on {model.sources}, not on {names}: name another folder, --joint")
+    else:
+        model = joint_training(encoder, sources, settings.joint_epochs, lr=settings.fine_tune_lr)
+        if folder:
+            model.save_pretrained(folder)
+    model.autocast_dtype = encoder.autocast_dtype
+    return model

@@ -1,0 +1,112 @@
+"""A recipe: meta-train on some domains, compare all methods on a target, print the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from metatext.cli import STYLE, run_command
+from metatext.errors import InputError
+from metatext.files import write_json, write_text
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+
+if TYPE_CHECKING:
+    from metatext.domains import Domain
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The configuration of one domain pair; every field is an option of the recipe's command line.
+
+    Trains first-order and full MAML, each in a folder of its own in the output, then evaluates all methods. What is
+    finished in the output folder is not done again: repeat the command after an interruption with --resume.
+    """
+
+    source: tuple[str, ...]
+    """Labelled source files: paths, or names in the data folder."""
+    target: tuple[str, ...]
+    """Labelled target files: paths, or names in the data folder; one table each."""
+    encoder: str
+    """Pretrained encoder: a Hub id or a folder."""
+    data_dir: str
+    """Folder where names are looked up: NAME.jsonl, or NAME.train.jsonl with NAME.test.jsonl beside it."""
+    clean: tuple[str, ...] = ("weibo",)
+    """What to clean from the target's texts (see metatext adapt --help)."""
+    episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
+    learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
+    config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+
+    def run(self) -> None:
+        """Trains what is missing, evaluates, writes OUTPUT/TARGET.json and .md, and prints the tables."""
+        from metatext import pipeline
+        from metatext.domains import Domain
+
+        if not self.config.output:
+            raise InputError("name a folder for the recipe: --output runs/name")
+        output = Path(self.config.output)
+        sources = [Domain.from_file(self._file(name, "train")) for name in self.source]
+        targets = {name: self._target(name) for name in self.target}
+        runs = [self._train(output / "first-order", sources, 0)]
+        runs.append(self._train(output / "full", sources, self.learner.inner_steps))
+        settings = dataclasses.replace(self.evaluate, joint=self.evaluate.joint or str(output / "joint"))
+        for name, (target, test) in targets.items():
+            place = output / Path(name).name
+            result = pipeline.evaluate(runs, target, sources, settings, test, place.with_suffix(".json"))
+            write_text(place.with_suffix(".md"), result["table"] + "\n")
+            print(f"\n{target.name}: {len(target.classes)} classes, {settings.draws} draws, accuracy / macro-F1 in %\n")
+            print(result["table"], flush=True)
+
+    def _train(self, folder: Path, sources: Sequence[Domain], second_order_steps: int) -> str:
+        """Trains one learner, unless the folder holds it already."""
+        from metatext.pipeline import train
+
+        learner = dataclasses.replace(self.learner, second_order_steps=second_order_steps)
+        again = self.config.resume and not (folder / "checkpoints").exists()
+        config = dataclasses.replace(self.config, output=str(folder), resume=self.config.resume and not again)
+        asked = {"encoder": self.encoder, "sources": [len(domain) for domain in sources]}
+        asked |= {k: v for part in (learner, self.episodes, config) for k, v in dataclasses.asdict(part).items()}
+        for how in ("resume", "overwrite", "progress", "output"):
+            asked.pop(how)
+        asked = json.loads(json.dumps(asked))
+        note = folder / "recipe.json"
+        if (folder / "metatext.json").exists() and not config.overwrite:
+            if json.loads(note.read_text(encoding="utf-8")) == asked:
+                return str(folder)
+            raise FileExistsError(f"{folder} holds a learner of other options: pass --overwrite, or another --output")
+        train(sources, self.encoder, learner, self.episodes, config)
+        write_json(note, asked)
+        return str(folder)
+
+    def _file(self, name: str, split: str) -> Path:
+        folder = Path(self.data_dir)
+        places = [Path(name), folder / f"{name}.jsonl", folder / f"{name}.{split}.jsonl"]
+        for place in places:
+            if place.is_file():
+                return place
+        raise FileNotFoundError(f"no file for {name!r}: looked for {', '.join(map(str, places))}")
+
+    def _target(self, name: str) -> tuple[Domain, Domain | None]:
+        """The target and, where its folder has one, its test split."""
+        from metatext.domains import Domain
+
+        test = self.evaluate.test or Path(self.data_dir) / f"{name}.test.jsonl"
+        domain = Domain.from_file(self._file(name, "train"), name=Path(name).name, clean=self.clean or None)
+        return domain, Domain.from_file(test, clean=self.clean or None) if Path(test).is_file() else None
+
+
+def main(default: Recipe, description: str | None = None) -> None:
+    """Runs a recipe with the options of the command line."""
+
+    def parse(words: list[str]) -> Any:
+        return tyro.cli(Recipe, default=default, description=description, args=words, config=STYLE)
+
+    run_command(parse, sys.argv[1:])

@@ -1,0 +1,168 @@
+"""The settings of a learner and of meta-training: each is a field here and an option of the command line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from metatext.errors import InputError
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """What is stored with a learner beside its weights."""
+
+    head: Literal["prototype", "linear"] = "prototype"
+    """prototype: built from each task's support, any classes. linear: learned, for classes that all domains share."""
+    scope: str = "all"
+    """What the inner loop moves: all, head, body, or top:L (the upper L layers and the head)."""
+    inner_steps: int = 5
+    """Gradient steps of the inner loop."""
+    inner_lr: float = 0.01
+    """Inner learning rate at the start of meta-training, for every layer and step."""
+    learn_inner_lr: bool = True
+    """Meta-learn the inner learning rates, one per layer and step (Antoniou 2019)."""
+    second_order_steps: int = 0
+    """Differentiate through this many of the last inner steps: 0 is first-order MAML, inner_steps is full MAML."""
+    hvp: Literal["exact", "finite-difference"] = "exact"
+    """Hessian-vector products by double backward, or by the difference of two gradients (less memory)."""
+    prototype_gradient: bool = True
+    """Let the meta-gradient flow through the prototype head into the encoder; off: the head's start is a constant."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """Text vector: mean over the tokens, or the first token."""
+    text_prefix: str = ""
+    """Put before every text, for encoders that were trained with one, such as "query: " for the E5 family."""
+    max_length: int = 128
+    """Longest text, in tokens; longer ones are cut."""
+    classes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """Class names of a linear head."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("head", ("prototype", "linear")),
+            ("hvp", ("exact", "finite-difference")),
+            ("pooling", ("mean", "cls")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not re.fullmatch(r"all|head|body|top:[1-9]\d*", self.scope):
+            raise InputError(f"scope must be all, head, body or top:L such as top:2, got {self.scope!r}")
+        if self.inner_steps < 1 or self.inner_lr <= 0 or self.max_length < 8:
+            raise InputError("inner_steps must be at least 1, inner_lr above 0 and max_length at least 8")
+        if not 0 <= self.second_order_steps <= self.inner_steps:
+            raise InputError(
+                f"second_order_steps must be from 0 to inner_steps ({self.inner_steps}), got {self.second_order_steps}"
+            )
+        object.__setattr__(self, "classes", tuple(self.classes))
+
+    @property
+    def method(self) -> str:
+        """The method's name in tables."""
+        if self.second_order_steps == 0:
+            return "first-order MAML"
+        return "full MAML" if self.second_order_steps == self.inner_steps else "truncated MAML"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the outer loop."""
+
+    meta_steps: int = 150
+    """Outer steps (updates of the initialisation)."""
+    meta_batch_size: int = 4
+    """Episodes per outer step, shared between the processes."""
+    outer_lr: float = 3e-5
+    """Peak learning rate of the encoder (AdamW)."""
+    head_lr: float = 1e-3
+    """Peak learning rate of a learned (linear) head."""
+    rate_lr: float = 1e-2
+    """Peak learning rate of the logarithms of the inner learning rates and of the prototype head's scale."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of the encoder's matrices."""
+    warmup_fraction: float = 0.1
+    """Share of the outer steps during which the learning rates rise to their peak; they fall to 0 linearly after."""
+    max_grad_norm: float = 1.0
+    """The encoder's meta-gradient is scaled down to this norm where it is larger."""
+    eval_every: int = 25
+    """Outer steps between two validations."""
+    eval_episodes: int = 24
+    """Validation episodes, the same at each validation."""
+    patience: int = 4
+    """Stop after this many validations without a better one; 0: never."""
+    save_every: int = 25
+    """Outer steps between two checkpoints."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the encoder's passes; fp16 needs a GPU."""
+    output: str | None = None
+    """Folder for the learner and the checkpoints; without one nothing is written."""
+    resume: bool = False
+    """Go on from the last checkpoint in the output folder."""
+    overwrite: bool = False
+    """Replace a run that is in the output folder."""
+    tracker: str | None = None
+    """Experiment tracker, any that Accelerate knows: tensorboard, wandb, ..."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        for name in ("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("outer_lr", "head_lr", "rate_lr", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.resume and self.overwrite:
+            raise InputError("--resume and --overwrite contradict each other: choose one")
+
+
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """What the episodes of meta-training look like."""
+
+    ways: int = 5
+    """Classes per episode."""
+    shots: int = 5
+    """Support texts per class, which the inner loop sees."""
+    queries: int = 15
+    """Query texts per class, which the meta-gradient is taken of."""
+    seed: int = 0
+    """Seed of everything random."""
+    valid_fraction: float = 0.2
+    """Share of the sources' classes held out for validation and early stopping; 0: no validation."""
+    valid_classes: tuple[str, ...] = ()
+    """Class names to hold out for validation instead of a random share."""
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How methods are compared."""
+
+    shots: tuple[int, ...] = (1, 5, 10)
+    """Labelled texts per class."""
+    draws: int = 10
+    """Random supports per number of shots."""
+    methods: tuple[Literal["majority", "tfidf", "frozen", "finetune", "source", "joint", "maml"], ...] = (
+        *("majority", "tfidf", "frozen", "finetune", "source", "joint", "maml"),
+    )
+    """Rows of the table."""
+    test: str | None = None
+    """Another labelled file of the target to judge on; by default, target rows that are not in the support."""
+    ways: int | None = None
+    """Classes per draw, drawn at random; by default all."""
+    test_size: int = 1000
+    """Most rows that a draw is judged on."""
+    draw_seed: int = 0
+    """Seed of the draws."""
+    fine_tune_steps: int = 40
+    """Steps of fine-tuning, batches of 16."""
+    fine_tune_lr: float = 1e-4
+    """Learning rate of fine-tuning and joint training."""
+    joint: str | None = None
+    """Folder to keep the jointly trained classifier in; used if it is there already."""
+    joint_epochs: float = 1.0
+    """Passes over the source rows in joint training."""
+    precision: Literal["no", "bf16"] = "no"
+    """Precision of the encoder's passes, for all methods alike."""

@@ -1,0 +1,354 @@
+"""Tables of any file type that users have, read exactly: encodings, delimiters, and errors that name the row."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import io
+import json
+import logging
+import math
+import os
+import re
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metatext.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
+_SUFFIXES = (*_DELIMITERS, *_JSON_LINES, ".json", ".parquet")
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_BLANK_BYTES = codecs.BOM_UTF8 + codecs.BOM_UTF16_LE + b"\0 \t\r\n"
+_SURELY_UTF8 = 8  # characters beyond ASCII that decode before the first bad byte; GB18030 text does not get so far
+# NaN is no JSON, but pandas users have it in their files and mean a missing value.
+_JSON = json.JSONDecoder(parse_constant=lambda name: None if name == "NaN" else float(name))
+_HALF_A_CHARACTER = "the value holds half a character (a lone surrogate, as of a cut emoji)"
+
+
+def read_rows(path: str | Path, encoding: str | None = None) -> Dataset:
+    """Every column of a file, its rows in order and its values unchanged.
+
+    The suffix tells the type: .csv and .tsv (values stay text: "NA", "null" and "001" are what they are), .jsonl,
+    .ndjson and .json (an array of objects, an object of columns, or {"data": [...]}), .parquet. A file with any other
+    suffix is read if it holds JSON. The files are parsed here rather than by `datasets`, whose readers guess types and
+    missing values and write a cache.
+
+    Args:
+        path: The file.
+        encoding: The encoding of a text file. By default its byte order mark decides, then UTF-8, then GB18030, and
+            the last one logs a warning.
+
+    Returns:
+        A `datasets.Dataset` in memory. A field that a JSON object lacks, and NaN, is None; a JSON field whose values
+        have no common type, such as 1 and "x", is text.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: if it is a folder, empty, of unknown type, malformed, or in another encoding.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one file ({', '.join(_SUFFIXES)})")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    data, suffix = path.read_bytes(), path.suffix.lower()
+    first = data.lstrip(_BLANK_BYTES)[:1]
+    if not first:
+        raise InputError(f"{path} is empty")
+    if suffix == ".parquet":
+        rows = _parquet_dataset(data, path)
+    elif suffix in _DELIMITERS:
+        rows = _dataset(_delimited_columns(_decode(data, path, encoding), path, _DELIMITERS[suffix]), path)
+    elif suffix in _SUFFIXES or first in (b"[", b"{"):
+        rows = _dataset(_json_columns(_json_document(_decode(data, path, encoding), path), path), path)
+    else:
+        raise InputError(
+            f"{path} is of no known type: its suffix is none of {', '.join(_SUFFIXES)}, and it is not JSON"
+        )
+    if not len(rows):
+        raise InputError(f"{path} has no rows")
+    return rows
+
+
+def column(rows: Dataset, name: str, path: str | Path) -> list[Any]:
+    """The values of one column; the integers of a ClassLabel as their names.
+
+    Args:
+        rows: The rows.
+        name: The column.
+        path: Where the rows come from, for the error.
+
+    Raises:
+        InputError: if there is no such column, listing those that there are.
+    """
+    from datasets import ClassLabel
+
+    if name not in rows.column_names:
+        hint = "; these look like data: has the file no header row?" if _like_data(rows.column_names) else ""
+        raise InputError(f"{path} has no column {name!r}; {choice(name, rows.column_names)}{hint}")
+    values, feature = rows[name][:], rows.features[name]
+    if isinstance(feature, ClassLabel):
+        # -1 is how datasets marks the rows of a split without labels.
+        return [None if value is None or value < 0 else feature.names[value] for value in values]
+    return values
+
+
+def _like_data(names: Sequence[str]) -> bool:
+    """Whether column names look like the values of a first row: numbers, long texts, sentences."""
+    return any(len(name) > 40 or name.isdigit() or re.search(r"[，。！？!?]", name) for name in names)
+
+
+def choice(name: str, names: Sequence[str]) -> str:
+    """The end of an error about an unknown name: the names that there are, and the nearest one."""
+    close = difflib.get_close_matches(name.strip().lower(), [other.strip().lower() for other in names], n=1)
+    near = next((other for other in names if other.strip().lower() in close), None)
+    return f"there are {listed(names)}" + (f"; did you mean {near!r}?" if near else "")
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names in quotes; those beyond `most`, and the rest of a long one, are left out."""
+    shown = ", ".join(repr(name if len(name) <= 40 else name[:39] + "…") for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _decode(data: bytes, path: Path, encoding: str | None) -> str:
+    """The text of a file, without its byte order mark."""
+    marked = next((codec for mark, codec in _BOMS if data.startswith(mark)), None)
+    codec = encoding or marked or "utf-8"
+    try:
+        return data.decode(codec).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        fault = error
+    except (LookupError, UnicodeError) as error:
+        raise InputError(f"{path} cannot be read: {codec!r} is not a text encoding that Python knows") from error
+    readable, tried = data[: fault.start].decode(codec, "ignore"), codec
+    # A UTF-8 file with one broken byte often is valid, senseless GB18030.
+    if not (encoding or marked) and sum(not character.isascii() for character in readable) < _SURELY_UTF8:
+        try:
+            content = data.decode("gb18030")
+        except UnicodeDecodeError:
+            tried = "utf-8, gb18030"
+        else:
+            logger.warning("%s is not UTF-8: read as GB18030 (pass encoding=... if that is wrong)", path)
+            return content
+    place = f"{path}, line {readable.count(chr(10)) + 1}"
+    raise InputError(
+        f"{place}: byte 0x{data[fault.start]:02x} is not valid in its encoding (tried {tried}); pass the right one"
+    )
+
+
+def _delimited_columns(content: str, path: Path, delimiter: str) -> dict[str, list[Any]]:
+    """The columns of a CSV or TSV file."""
+    try:
+        header, *records = _delimited_rows(content, path, delimiter, csv.QUOTE_MINIMAL)
+    except InputError as error:
+        if delimiter != "\t":
+            raise
+        try:  # many TSV files quote nothing, and a quotation mark that opens a text is just a character
+            header, *records = _delimited_rows(content, path, delimiter, csv.QUOTE_NONE)
+        except InputError:
+            raise error from None
+        logger.warning("%s: quotation marks do not pair up, so they are read as part of the texts", path)
+    for name in header:
+        if header.count(name) > 1:
+            hint = "; has the file no header row?" if _like_data(header) else ""
+            raise InputError(f"{path}, line 1: the header names column {name!r} more than once{hint}")
+    return {name: [record[place] for record in records] for place, name in enumerate(header)}
+
+
+def _delimited_rows(content: str, path: Path, delimiter: str, quoting: Any) -> list[list[str]]:
+    """The header and the records, all of the header's length; blank lines are left out."""
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    usual_limit = csv.field_size_limit(len(content))  # 131,072 characters; documents may be longer
+    rows: list[list[str]] = []
+    line = 1
+    try:
+        for row in reader:
+            if row and rows and len(row) != len(rows[0]):
+                raise InputError(
+                    f"{path}, line {line}: {len(row)} fields where the header has {len(rows[0])}; "
+                    f"a text that holds the separator {delimiter!r} must stand in double quotes"
+                )
+            if row:
+                rows.append(row)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {line}: the quoting is broken ({error}); double quotes inside a quoted text must be doubled"
+        ) from error
+    finally:
+        csv.field_size_limit(usual_limit)
+    return rows
+
+
+def _json_document(content: str, path: Path) -> Any:
+    """The value of a JSON file, or the list of those of a JSON lines file, which may be called .json or .txt too."""
+    start = len(content) - len(content.lstrip())
+    if path.suffix.lower() not in _JSON_LINES or content[start : start + 1] == "[":
+        try:
+            document, end = _JSON.raw_decode(content, start)
+        except json.JSONDecodeError as error:
+            raise _broken_json(path, error.lineno, error) from error
+        rest = content[end:].lstrip()
+        if not rest:
+            return document
+        if not isinstance(document, dict):
+            line = content.count("\n", 0, len(content) - len(rest)) + 1
+            raise InputError(f"{path}, line {line}: not valid JSON, there is something behind its end")
+    records = []
+    for line, record in enumerate(content.split("\n"), 1):  # not splitlines: a text may hold U+2028
+        if record.strip():
+            try:
+                records.append(_JSON.decode(record))
+            except json.JSONDecodeError as error:
+                raise _broken_json(path, line, error) from error
+    return records
+
+
+def _broken_json(path: Path, line: int, error: json.JSONDecodeError) -> InputError:
+    return InputError(f"{path}, line {line}: not valid JSON at character {error.colno} ({error.msg})")
+
+
+def _json_columns(document: Any, path: Path) -> dict[str, list[Any]]:
+    """The columns of an array of objects, of {"data": array of objects}, of an object of columns or of one object."""
+    if isinstance(document, dict):
+        data = document.get("data")
+        if isinstance(data, list) and all(isinstance(record, dict) for record in data):
+            document = data
+        elif document and all(isinstance(values, list) for values in document.values()):
+            if len({len(values) for values in document.values()}) > 1:
+                lengths = ", ".join(f"{name!r} {len(values)}" for name, values in document.items())
+                raise InputError(f"{path}: the columns differ in length ({lengths})")
+            return document
+        else:
+            document = [document]
+    if not isinstance(document, list):
+        raise InputError(f"{path} holds {reprlib.repr(document)}, not an array of objects")
+    for row, record in enumerate(document, 1):
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, row {row}: {reprlib.repr(record)} is not an object with named fields")
+    names = dict.fromkeys(name for record in document for name in record)
+    return {name: [record.get(name) for record in document] for name in names}
+
+
+def _dataset(columns: Mapping[str, list[Any]], path: Path) -> Dataset:
+    """The columns in Arrow."""
+    import pyarrow
+    from datasets import Dataset
+
+    arrays = {}
+    for name, values in columns.items():
+        try:
+            arrays[name] = _arrow_array(values)
+        except UnicodeEncodeError as error:
+            row = next(row for row, value in enumerate(values, 1) if _is_cut(json.dumps(value, ensure_ascii=False)))
+            raise InputError(f"{path}, row {row}, column {name!r}: {_HALF_A_CHARACTER}") from error
+    return Dataset(pyarrow.table(arrays))
+
+
+def _arrow_array(values: list[Any]) -> Any:
+    """The values in Arrow; as text where they have no common type.
+
+    The Json type of `datasets` would be there for such values, but it turns the string "03" into the number 3.
+    """
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+        as_is = (str, type(None))
+        texts = [value if isinstance(value, as_is) else json.dumps(value, ensure_ascii=False) for value in values]
+        return pyarrow.array(texts)
+
+
+def _parquet_dataset(data: bytes, path: Path) -> Dataset:
+    """The rows of a Parquet file, with the features (such as ClassLabel) that `datasets` has left in it."""
+    import pyarrow
+    import pyarrow.parquet
+    from datasets import Dataset
+
+    try:
+        return Dataset(pyarrow.parquet.read_table(pyarrow.BufferReader(data)))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not a Parquet file that can be read: {error}") from error
+
+
+def checked_strings(values: Iterable[Any], where: str, column: str) -> list[str]:
+    """The values as a list, once each is known to be a string with something in it.
+
+    Args:
+        values: The values of one column.
+        where: The file or domain, for the error.
+        column: The column's name, for the error.
+
+    Raises:
+        InputError: naming the first row (counted from 1) whose value is missing, blank or no string.
+    """
+    strings = []
+    for row, value in enumerate(values, 1):
+        if fault := _fault_of_string(value):
+            raise InputError(f"{where}, row {row}, column {column!r}: {fault}")
+        strings.append(value)
+    return strings
+
+
+def _fault_of_string(value: Any) -> str | None:
+    """What makes a value unusable as a text or a class name, or None."""
+    if is_missing(value):
+        return "there is no value"
+    if not isinstance(value, str):
+        return f"{reprlib.repr(value)} is not a string but of type {type(value).__name__}"
+    if not value.strip():
+        return "the value is blank"
+    if _is_cut(value):
+        return _HALF_A_CHARACTER
+    return None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN or one of pandas' marks for no value."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _is_cut(value: str) -> bool:
+    """Whether a string holds a lone surrogate, which neither Arrow nor a tokenizer takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def write_rows(rows: Dataset, path: str | Path) -> None:
+    """Writes a table as .jsonl, .json, .csv or .parquet, by the suffix; beside its place first, then renamed.
+
+    Raises:
+        InputError: the suffix is none of these.
+    """
+    path = Path(path)
+    writers = {
+        ".jsonl": lambda file: rows.to_json(file, force_ascii=False),
+        ".json": lambda file: rows.to_json(file, force_ascii=False, lines=False, orient="records"),
+        ".csv": lambda file: rows.to_csv(file, index=False),
+        ".parquet": rows.to_parquet,
+    }
+    if path.suffix not in writers:
+        raise InputError(f"cannot write {path}: its name must end in one of {', '.join(writers)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        writers[path.suffix](str(beside))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+"""Episodes: small classification tasks, drawn from labelled domains by a seed and an index."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from metatext.domains import Domain, shared_classes
+from metatext.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled texts of one episode; `labels[i]` is the index of the class of `texts[i]`."""
+
+    texts: list[str]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One task: adapt on `support`, be judged on `query`; labels are indices into `classes`."""
+
+    domain: str
+    classes: list[str]
+    support: Examples
+    query: Examples
+
+
+class EpisodeSampler:
+    """Draws balanced episodes; episode `i` is a function of `(seed, i)` alone, on every machine.
+
+    Each episode takes one domain at random, then `ways` of its classes, then `shots` support and `queries` query
+    texts of each class, without replacement. Identical texts count once, and a text that stands under two classes of
+    a domain is never drawn, so support and query share no text.
+
+    Args:
+        domains: the source domains.
+        ways: classes per episode; `None` takes every class that can be drawn.
+        shots: support texts per class.
+        queries: query texts per class.
+        seed: any non-negative integer.
+        shared_labels: the second task distribution (same classes, new domain): classes are those that all domains
+            share, in one fixed order, so a learned head keeps its meaning from episode to episode. By default
+            (new classes) classes are drawn anew and in random order.
+
+    Raises:
+        InputError: a domain has fewer than `ways` classes with `shots + queries` distinct texts; the domains share
+            fewer than two class names while `shared_labels` is set.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        ways: int | None = 5,
+        shots: int = 5,
+        queries: int = 15,
+        seed: int = 0,
+        shared_labels: bool = False,
+    ) -> None:
+        smallest = (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1), ("seed", seed, 0))
+        for option, value, least in smallest:
+            if value is not None and value < least:
+                raise InputError(f"{option} must be at least {least}, got {value}")
+        if not domains:
+            raise InputError("an episode sampler needs at least one domain")
+        self.domains = list(domains)
+        self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
+        self.shared_labels = shared_labels
+        wanted = shared_classes(self.domains) if shared_labels else None
+        self._pools = [self._pool(domain, wanted) for domain in self.domains]
+
+    @property
+    def classes(self) -> list[str]:
+        """Every class name that an episode may contain, sorted."""
+        return sorted(set().union(*self._pools))
+
+    def _pool(self, domain: Domain, wanted: list[str] | None) -> dict[str, list[str]]:
+        """Distinct texts of each class of `domain` that has enough of them."""
+        pool = distinct_texts(domain)
+        need = self.shots + self.queries
+        enough = {c: texts for c, texts in pool.items() if len(texts) >= need and (wanted is None or c in wanted)}
+        ways = self.ways or (len(wanted) if wanted else 2)
+        if len(enough) < ways:
+            small = min(pool, key=lambda c: len(pool[c]))
+            raise InputError(
+                f"domain {domain.name!r} has {len(enough)} classes with {need} distinct texts (shots {self.shots} + "
+                f"queries {self.queries}) but ways is {ways}; its classes: {len(pool)}, the smallest, {small!r}, has "
+                f"{len(pool[small])} texts: lower --ways, --shots or --queries, or add rows"
+            )
+        return enough
+
+    def __getitem__(self, index: int) -> Episode:
+        """Episode number `index` (>= 0)."""
+        if index < 0:
+            raise IndexError(f"episodes are numbered from 0, got {index}")
+        rng = np.random.default_rng([self.seed, index])
+        which = int(rng.integers(len(self.domains)))
+        pool = self._pools[which]
+        names = sorted(pool)
+        ways = self.ways or len(names)
+        chosen = [names[i] for i in rng.permutation(len(names))[:ways]]
+        if self.shared_labels:
+            chosen.sort()
+        support: list[tuple[str, int]] = []
+        query: list[tuple[str, int]] = []
+        for label, name in enumerate(chosen):
+            rows = rng.choice(len(pool[name]), size=self.shots + self.queries, replace=False)
+            drawn = [(pool[name][row], label) for row in rows]
+            support += drawn[: self.shots]
+            query += drawn[self.shots :]
+        return Episode(self.domains[which].name, chosen, _examples(support), _examples(query))
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[index] for index in count())
+
+
+def _examples(pairs: list[tuple[str, int]]) -> Examples:
+    return Examples([text for text, _ in pairs], [label for _, label in pairs])
+
+
+def distinct_texts(domain: Domain) -> dict[str, list[str]]:
+    """Class name -> its distinct texts in row order, leaving out texts that stand under several classes."""
+    classes_of: dict[str, set[str]] = {}
+    for text, label in zip(domain.texts, domain.labels, strict=True):
+        classes_of.setdefault(text, set()).add(label)
+    pool: dict[str, list[str]] = {name: [] for name in domain.classes}
+    for text, classes in classes_of.items():
+        if len(classes) == 1:
+            pool[next(iter(classes))].append(text)
+    ambiguous = sum(len(classes) > 1 for classes in classes_of.values())
+    if ambiguous:
+        logger.warning("%s: %d texts stand under more than one class and are not drawn", domain.name, ambiguous)
+    return pool
+
+
+def split_classes(
+    domains: Sequence[Domain], ways: int, fraction: float = 0.2, seed: int = 0, names: Sequence[str] = ()
+) -> tuple[list[Domain], list[Domain]]:
+    """Splits the class names of all domains into meta-training and meta-validation classes, none in both.
+
+    A name held out is held out of every domain, so that no domain teaches what another is validated on. Every
+    domain keeps at least `ways` classes for training; a domain with fewer than two held-out classes takes no part in
+    the validation.
+
+    Args:
+        domains: the source domains.
+        ways: classes per training episode.
+        fraction: share of the names to hold out, at least two names; drawn with `seed`.
+        seed: any non-negative integer.
+        names: the names to hold out, instead of drawing them.
+
+    Returns:
+        (training domains, validation domains); the second is empty where no class can be spared.
+
+    Raises:
+        InputError: a class of `names` is in no domain.
+    """
+    known = sorted(set().union(*(domain.classes for domain in domains)))
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise InputError(f"validation class {unknown[0]!r} is in no source; their classes are {', '.join(known)}")
+    held = set(names) or _spared(domains, ways, known, fraction, seed)
+    valid = [domain.restrict(held & set(domain.classes)) for domain in domains if len(held & set(domain.classes)) >= 2]
+    if not valid:
+        return list(domains), []
+    return [domain.restrict(set(domain.classes) - held) for domain in domains], valid
+
+
+def _spared(domains: Sequence[Domain], ways: int, known: list[str], fraction: float, seed: int) -> set[str]:
+    """Class names drawn so that every domain keeps at least `ways` classes."""
+    held: set[str] = set()
+    for i in np.random.default_rng([seed, len(known)]).permutation(len(known)):
+        name = known[i]
+        if fraction <= 0 or len(held) >= max(2, round(fraction * len(known))):
+            break
+        if all(len(set(domain.classes) - held - {name}) >= ways for domain in domains if name in domain.classes):
+            held.add(name)
+    return held

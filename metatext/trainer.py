@@ -1,0 +1,383 @@
+"""Meta-training: the outer loop, in one process or many, with checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from metatext.errors import InputError
+from metatext.files import check_free, new_folder, write_json
+from metatext.heads import PrototypeHead
+from metatext.hub import METADATA_FILE as METADATA
+from metatext.learner import Learner
+from metatext.maml import EpisodeResult, evaluate_episode, run_episode
+from metatext.settings import TrainConfig
+from metatext.tasks import EpisodeSampler
+
+logger = logging.getLogger(__name__)
+
+_BAD_IN_A_ROW = 10
+_FIRST_LOSS_SCALE = 2.0**12
+_STEPS_BEFORE_LARGER_SCALE = 200
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds beside weights and optimiser."""
+
+    step: int = 0
+    best_step: int = -1
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    validations_since_best: int = 0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    loss_scale: float = 1.0
+    steps_since_scale: int = 0
+
+
+class MetaTrainer:
+    """Meta-trains a learner over episodes.
+
+    Each outer step averages the meta-gradients of `meta_batch_size` episodes. With `accelerate launch` the episodes of
+    a step are split over the processes by index and their sums added up, so the result is that of one process, to
+    rounding. Episode and learner are deterministic, so a resumed run ends with the same weights as one that was never
+    interrupted.
+
+    Args:
+        learner: trained in place.
+        sampler: meta-training episodes; step s uses those numbered s * meta_batch_size and on.
+        valid_sampler: episodes of classes or domains that are held out of the sources; the weights with the best
+            validation accuracy win, and training stops early without progress. None: the last weights win.
+        config: settings of the outer loop.
+
+    Raises:
+        FileExistsError: the output folder holds a run, and neither `resume` nor `overwrite` is set.
+        InputError: nothing to resume, or the precision is not available on this machine.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        sampler: EpisodeSampler,
+        valid_sampler: EpisodeSampler | None = None,
+        config: TrainConfig | None = None,
+    ) -> None:
+        self.learner, self.sampler, self.valid_sampler = learner, sampler, valid_sampler
+        self.config = config or TrainConfig()
+        self.output = Path(self.config.output) if self.config.output else None
+        if self.output:
+            check_output(self.output, self.config)
+        try:
+            self.accelerator = Accelerator(
+                mixed_precision=self.config.mixed_precision,
+                log_with=self.config.tracker,
+                project_dir=str(self.output) if self.output else None,
+            )
+        except (ValueError, ImportError) as error:
+            raise InputError(str(error)) from error
+        learner.to(self.accelerator.device)
+        precision = self.config.mixed_precision
+        learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        learner.sources = sorted({domain.name for domain in sampler.domains})
+        self.state = _State(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
+        self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self._groups())
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
+        self.history: list[dict[str, float]] = []
+
+    def train(self) -> dict[str, Any]:
+        """Runs the outer loop; the learner ends with the best (or last) weights, which are written to the output.
+
+        Returns:
+            A summary: outer steps taken, best step and accuracy, skipped episodes, seconds, validation history.
+
+        Raises:
+            FloatingPointError: ten episodes in a row had a non-finite loss or gradient; says what to change.
+        """
+        config, started = self.config, time.time()
+        if self.output and config.overwrite and self.accelerator.is_main_process and self.output.exists():
+            shutil.rmtree(self.output)
+        self.accelerator.wait_for_everyone()
+        if self.output and config.resume:
+            self._load(_last_checkpoint(self.output))
+        elif isinstance(self.learner.head, PrototypeHead) and not self.learner.meta_trained:
+            calibrate_scale(self.learner, self.sampler)
+        state = self.state
+        self.learner.meta_trained = True
+        if config.tracker:
+            self.accelerator.init_trackers("metatext", self._tracked_config())
+        best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        if state.best_step >= 0 and self.output:
+            best = self._weights(self._checkpoint(state.best_step))
+        resumed_at = state.step
+        hidden = not config.progress or not self.accelerator.is_main_process
+        bar = tqdm(total=config.meta_steps, initial=state.step, unit="step", disable=hidden, dynamic_ncols=True)
+        while state.step < config.meta_steps:
+            if config.patience and state.validations_since_best >= config.patience:
+                logger.info("no better validation for %d times: stopped at step %d", config.patience, state.step)
+                break
+            figures = self._step()
+            episodes = (state.step - resumed_at) * config.meta_batch_size
+            bar.update()
+            bar.set_postfix(figures | {"episodes/s": round(episodes / (time.time() - started), 2)})
+            last = state.step == config.meta_steps
+            if self.valid_sampler and (state.step % config.eval_every == 0 or last):
+                figures |= self._validate()
+                if state.best_step == state.step:
+                    best = {name: p.detach().clone() for name, p in self.parameters.items()}
+            if config.tracker:
+                self.accelerator.log(figures, step=state.step)
+            if self.output and (state.step % config.save_every == 0 or last or state.best_step == state.step):
+                self._save(self._checkpoint(state.step))
+        bar.close()
+        if self.valid_sampler:
+            self._set_weights(best)
+        self.learner.loss_scale = 1.0
+        summary = dataclasses.asdict(state) | {"seconds": time.time() - started, "validation": self.history}
+        self._finish(summary)
+        return summary
+
+    # ------------------------------------------------------------------ one outer step
+    def _step(self) -> dict[str, float]:
+        config, state = self.config, self.state
+        first = state.step * config.meta_batch_size
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.learner.loss_scale = state.loss_scale
+        sizes = [p.numel() for p in self.parameters.values()]
+        size, flags = sum(sizes), config.meta_batch_size
+        # One buffer for one all-reduce: the gradients, then loss, correct, queries, then one flag a bad episode.
+        buffer = torch.zeros(size + 3 + flags, device=self.accelerator.device)
+        total = dict(zip(self.parameters, buffer[:size].split(sizes), strict=True))
+        for number in range(rank, config.meta_batch_size, processes):
+            episode = self.sampler[first + number]
+            result = run_episode(self.learner, episode)
+            if not _finite(result):
+                buffer[size + 3 + number] = 1.0
+                continue
+            for name, gradient in result.gradients.items():
+                total[name].add_(gradient.flatten())
+            buffer[size] += result.loss
+            buffer[size + 1] += result.correct
+            buffer[size + 2] += len(episode.query)
+        buffer = self.accelerator.reduce(buffer, "sum")
+        bad = [bool(flag) for flag in buffer[size + 3 :].tolist()]
+        self._count_bad(bad, first)
+        loss, correct, queries = buffer[size : size + 3].tolist()
+        good = len(bad) - sum(bad)
+        if good:
+            self._update(buffer[:size] / good)
+        self.scheduler.step()
+        state.step += 1
+        return {"loss": round(loss / max(good, 1), 4), "accuracy": round(correct / max(queries, 1), 4)}
+
+    def _update(self, flat: Tensor) -> None:
+        parts = flat.split([p.numel() for p in self.parameters.values()])
+        for parameter, gradient in zip(self.parameters.values(), parts, strict=True):
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
+        encoder = [p for name, p in self.parameters.items() if name.startswith("encoder.")]
+        torch.nn.utils.clip_grad_norm_(encoder, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _count_bad(self, bad: list[bool], first: int) -> None:
+        state = self.state
+        for number, is_bad in enumerate(bad):
+            state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad else 0
+            if is_bad:
+                state.skipped += 1
+                logger.warning("episode %d has a non-finite loss or gradient and is skipped", first + number)
+            if state.bad_in_a_row >= _BAD_IN_A_ROW:
+                raise FloatingPointError(
+                    f"{_BAD_IN_A_ROW} episodes in a row had a non-finite loss or gradient, the last is number "
+                    f"{first + number}: lower --inner-lr or --outer-lr, or use --mixed-precision bf16 or no"
+                )
+        if self.config.mixed_precision == "fp16":
+            state.steps_since_scale += 1
+            if any(bad):
+                state.loss_scale, state.steps_since_scale = max(state.loss_scale / 2, 1.0), 0
+            elif state.steps_since_scale == _STEPS_BEFORE_LARGER_SCALE:
+                state.loss_scale, state.steps_since_scale = state.loss_scale * 2, 0
+
+    def _validate(self) -> dict[str, float]:
+        assert self.valid_sampler
+        state, config = self.state, self.config
+        totals = torch.zeros(3, device=self.accelerator.device)
+        for number in range(self.accelerator.process_index, config.eval_episodes, self.accelerator.num_processes):
+            episode = self.valid_sampler[number]
+            loss, correct = evaluate_episode(self.learner, episode)
+            totals += torch.stack([loss.float(), correct.float(), torch.tensor(float(len(episode.query)))]).to(totals)
+        loss_sum, correct_sum, queries = self.accelerator.reduce(totals, "sum").tolist()
+        figures = {"valid_loss": loss_sum / config.eval_episodes, "valid_accuracy": correct_sum / queries}
+        self.history.append({"step": state.step} | figures)
+        state.validations_since_best += 1
+        if (figures["valid_accuracy"], -figures["valid_loss"]) > (state.best_accuracy, -state.best_loss):
+            state.best_accuracy, state.best_loss = figures["valid_accuracy"], figures["valid_loss"]
+            state.best_step, state.validations_since_best = state.step, 0
+        logger.info("step %d: validation accuracy %.4f, loss %.4f", state.step, *reversed(list(figures.values())))
+        return figures
+
+    # ------------------------------------------------------------------ optimiser
+    def _groups(self) -> list[dict[str, Any]]:
+        config = self.config
+
+        def kind(name: str, parameter: Tensor) -> tuple[float, float]:
+            if name.startswith("encoder."):
+                return config.outer_lr, config.weight_decay if parameter.ndim > 1 else 0.0
+            return config.head_lr if name in ("head.weight", "head.bias") else config.rate_lr, 0.0
+
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            groups.setdefault(kind(name, parameter), []).append(parameter)
+        return [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
+
+    def _schedule(self, step: int) -> float:
+        """Linear warm-up, then linear decay to 0 after the last step."""
+        warmup = max(1, round(self.config.warmup_fraction * self.config.meta_steps))
+        return min((step + 1) / warmup, (self.config.meta_steps - step) / max(1, self.config.meta_steps - warmup + 1))
+
+    # ------------------------------------------------------------------ checkpoints
+    def _checkpoint(self, step: int) -> Path:
+        assert self.output
+        return self.output / "checkpoints" / f"step-{step:06d}"
+
+    def _save(self, folder: Path) -> None:
+        """Writes a checkpoint, then removes those that are neither the last nor the best."""
+        if self.accelerator.is_main_process:
+            with new_folder(folder, overwrite=True) as beside:
+                weights = {name: p.detach().cpu().contiguous() for name, p in self.parameters.items()}
+                save_file(weights, beside / "weights.safetensors")
+                state = self.optimizer.state_dict()["state"]
+                moments = {f"{i}.{k}": v.cpu().contiguous() for i, values in state.items() for k, v in values.items()}
+                save_file(moments, beside / "optimizer.safetensors")
+                write_json(beside / "state.json", {"state": dataclasses.asdict(self.state), "history": self.history})
+                write_json(beside / "config.json", self._tracked_config())
+            keep = {folder.name, self._checkpoint(self.state.best_step).name}
+            for old in folder.parent.glob("step-*"):
+                if old.name not in keep:
+                    shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, folder: Path) -> None:
+        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for key in sorted(_FIXED_ON_RESUME):
+            now = self._tracked_config()[key]
+            if config.get(key, now) != now:
+                raise InputError(
+                    f"{folder.parent.parent} was started with {key}={config[key]}, not {now}: "
+                    "resume with the same options, or start anew with --overwrite"
+                )
+        self.state = _State(**saved["state"])
+        self.history = saved["history"]
+        self._set_weights(self._weights(folder))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in load_file(folder / "optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.scheduler.last_epoch = self.state.step - 1
+        self.scheduler.step()
+
+    def _weights(self, folder: Path) -> dict[str, Tensor]:
+        return load_file(folder / "weights.safetensors", device=str(self.accelerator.device))
+
+    def _set_weights(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+
+    def _tracked_config(self) -> dict[str, Any]:
+        sampler = self.sampler
+        own = {name: getattr(sampler, name) for name in ("ways", "shots", "queries", "seed", "shared_labels")}
+        own["encoder"] = self.learner.base_model
+        own["domains"] = ", ".join(f"{domain.name} ({len(domain)} rows)" for domain in sampler.domains)
+        settings = dataclasses.asdict(self.learner.settings)
+        settings["classes"] = ", ".join(settings["classes"])
+        return dataclasses.asdict(self.config) | own | settings
+
+    def _finish(self, summary: dict[str, Any]) -> None:
+        """The learner's files go into the output, its metadata last: their presence says that the run is complete."""
+        if self.config.tracker:
+            self.accelerator.end_training()
+        if not self.output or not self.accelerator.is_main_process:
+            return
+        write_json(self.output / "training.json", summary | {"config": self._tracked_config()})
+        part = self.output / ".learner.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        self.learner.write(part)
+        for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
+            file.replace(self.output / file.name)
+        part.rmdir()
+
+
+@torch.no_grad()
+def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4) -> None:
+    """Starts a prototype head's scale at the power of two with the least query loss before any inner step.
+
+    How far apart an encoder puts its texts differs a hundredfold between encoders, and the scale is learned slowly.
+    """
+    assert isinstance(learner.head, PrototypeHead)
+    losses: dict[float, float] = {}
+    for number in range(episodes):
+        episode = sampler[number]
+        query = learner.batches(episode.query)
+        centroids = learner.centroids(learner.batches(episode.support), len(episode.classes))
+        features = [(learner.features(batch), labels) for batch, labels in query.batches]
+        for exponent in range(1, 10):
+            learner.head.log_scale.fill_(math.log(2.0**exponent))
+            layer = learner.head.start(episode.classes, centroids)
+            loss = sum(float(cross_entropy(layer.logits(x), y, reduction="sum")) for x, y in features)
+            losses[2.0**exponent] = losses.get(2.0**exponent, 0.0) + loss
+    best = min(losses, key=lambda scale: losses[scale])
+    learner.head.log_scale.fill_(math.log(best))
+    logger.info("the prototype head starts with scale %g", best)
+
+
+_FIXED_ON_RESUME = {
+    *("encoder", "ways", "shots", "queries", "seed", "shared_labels", "domains", "meta_steps", "meta_batch_size"),
+    *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
+    *("head", "scope", "inner_steps", "inner_lr", "learn_inner_lr", "second_order_steps", "hvp", "prototype_gradient"),
+    *("pooling", "text_prefix", "max_length", "classes"),
+}
+
+
+def check_output(output: Path, config: TrainConfig) -> None:
+    """Refuses an output folder that holds something, or nothing to resume.
+
+    Raises:
+        FileExistsError: the folder holds a run and neither `resume` nor `overwrite` is set.
+        InputError: `resume` without a checkpoint.
+    """
+    if config.resume:
+        _last_checkpoint(output)
+    else:
+        check_free(output, config.overwrite, "--resume to go on, or --overwrite to replace it")
+
+
+def _last_checkpoint(output: Path) -> Path:
+    folders = sorted((output / "checkpoints").glob("step-*"))
+    if not folders:
+        raise InputError(f"{output} holds no checkpoint to resume: start without --resume")
+    return folders[-1]
+
+
+def _finite(result: EpisodeResult) -> bool:
+    norm = torch.stack(torch._foreach_norm(list(result.gradients.values()))).sum()
+    return bool(torch.isfinite(norm + result.loss))
