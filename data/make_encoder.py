@@ -313,7 +313,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes that run the teacher")
     parser.add_argument("--steps", type=int, nargs="+", default=[340, 490, 180], help="steps of each training cycle")
     parser.add_argument("--lr", type=float, nargs="+", default=[1.5e-3, 1.5e-3, 1e-3], help="peak rate of each cycle")
-    settings = {"characters": 4900, "latin-words": 500, "hidden": 256, "layers": 3, "heads": 4, "feed-forward": 512}
+    settings: dict[str, float] = {"characters": 4900, "latin-words": 500}
+    settings |= {"hidden": 256, "layers": 3, "heads": 4, "feed-forward": 512}
     settings |= {"batch": 256, "warmup": 40, "relation": 0.5, "temperature": 0.1, "judge-texts": 2000, "seed": 0}
     for name, value in settings.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)

@@ -15,7 +15,7 @@ from metatext.classifier import to_classifier
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
 from metatext.hub import METADATA_FILE as METADATA
-from metatext.learner import Learner
+from metatext.learner import Learner, default_device, quiet, read_metadata
 from metatext.maml import adapted
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache
@@ -38,7 +38,6 @@ class Adapted:
         """
         with new_folder(folder, overwrite) as beside:
             self.model.save_pretrained(beside)
-            self.tokens.tokenizer.model_max_length = self.tokens.max_length
             self.tokens.tokenizer.save_pretrained(beside)
             write_json(beside / METADATA, self.metadata)
 
@@ -60,6 +59,8 @@ def adapt(learner: Learner, texts: Sequence[str], labels: Sequence[str], steps: 
         InputError: fewer than two classes; a label that the learner's learned head does not know.
     """
     classes = sorted(set(labels))
+    if not classes:
+        raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
     support = Examples(list(texts), [classes.index(label) for label in labels])
@@ -69,32 +70,37 @@ def adapt(learner: Learner, texts: Sequence[str], labels: Sequence[str], steps: 
     return Adapted(model, learner.tokens, classes, metadata)
 
 
-def load_classifier(folder: str | Path) -> tuple[Any, TokenCache]:
-    """A saved classifier and its tokenizer.
+def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]]:
+    """A saved classifier, its tokenizer, and its metadata (empty for one that metatext did not write).
 
     Raises:
         InputError: the folder is a learner, or holds no sequence classifier.
     """
-    import json
-
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
     from metatext.hub import resolve_folder
     from metatext.tokens import load_tokenizer
 
     path = resolve_folder(str(folder))
-    metadata = path / METADATA
-    if metadata.exists() and json.loads(metadata.read_text(encoding="utf-8")).get("kind") == "learner":
+    metadata = read_metadata(path)
+    if metadata.get("kind") == "learner":
         raise InputError(f"{folder} is a learner, which predicts nothing yet: run `metatext adapt {folder} ...` first")
     if not (path / "config.json").exists():
         raise InputError(f"{folder} holds no model: there is no config.json (expected the output of `metatext adapt`)")
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(str(path), use_safetensors=True).eval()
-    except (OSError, ValueError, KeyError) as error:
+        with quiet():
+            model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                str(path), use_safetensors=True, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{folder} holds no classifier that transformers can load: {reason}") from error
+    if loaded["missing_keys"]:
+        raise InputError(f"{folder} holds no trained classifier: it lacks {sorted(loaded['missing_keys'])[0]}")
+    model.eval().to(default_device())
     tokenizer = load_tokenizer(path)
-    return model, TokenCache(tokenizer, min(tokenizer.model_max_length, model.config.max_position_embeddings))
+    return model, TokenCache(tokenizer, min(tokenizer.model_max_length, model.config.max_position_embeddings)), metadata
 
 
 @torch.no_grad()

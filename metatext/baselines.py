@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,9 +24,15 @@ Predict = Callable[[Sequence[str]], list[str]]
 Fit = Callable[[Sequence[str], Sequence[str]], Predict]
 
 
-def majority(label: str) -> Fit:
-    """Always the same label: the target's most frequent one."""
-    return lambda texts, labels: lambda queries: [label] * len(queries)
+def majority(target: Domain) -> Fit:
+    """Always the same label: of the classes in the support, the one that is most frequent in the target."""
+    counts = Counter(target.labels)
+
+    def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
+        label = max(sorted(set(labels)), key=lambda name: counts[name])
+        return lambda queries: [label] * len(queries)
+
+    return fit
 
 
 def tfidf(texts: Sequence[str], labels: Sequence[str]) -> Predict:
@@ -40,20 +47,20 @@ def tfidf(texts: Sequence[str], labels: Sequence[str]) -> Predict:
 
 
 def frozen(encoder: Learner) -> Fit:
-    """Logistic regression on the vectors of an encoder that stays as it is; each text is encoded once."""
+    """Logistic regression on the vectors of an encoder that stays as it is; each test text is encoded once."""
     from sklearn.linear_model import LogisticRegression
 
     known: dict[str, np.ndarray] = {}
 
-    def encode(texts: Sequence[str]) -> np.ndarray:
+    def encode_once(texts: Sequence[str]) -> np.ndarray:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             known.update(zip(new, encoder.encode(new).numpy(), strict=True))
         return np.stack([known[text] for text in texts])
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(encode(texts), list(labels))
-        return lambda queries: model.predict(encode(queries)).tolist()
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(encoder.encode(texts).numpy(), list(labels))
+        return lambda queries: model.predict(encode_once(queries)).tolist()
 
     return fit
 

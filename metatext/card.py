@@ -20,16 +20,22 @@ CARD_MARK = "<!-- Written by `metatext export`; take this line out to keep your 
 _LABEL_KEYS = {"classes", "support", "id2label", "label2id", "labels"}
 
 
-def model_card(folder: Path, hub_id: str) -> str:
+def model_card(folder: Path, hub_id: str, table: Path | None = None) -> str:
     """The README.md of a saved folder: metadata that the Hub reads, then what, how good, how to use, what limits.
 
     Args:
         folder: A folder that metatext saved; what its metatext.json does not say is left out.
         hub_id: `user/name`, as it stands in the code to copy.
+        table: The JSON file of `metatext evaluate`, for the scores.
+
+    Raises:
+        InputError: The table is not one that `metatext evaluate` wrote.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     metadata = read_metadata(folder)
+    if table:
+        metadata["results"] = results_of(table)
     base_model = metadata.get("base_model")
     metadata = without_local_paths(metadata)
     is_learner = metadata["kind"] == "learner"
@@ -57,6 +63,26 @@ def model_card(folder: Path, hub_id: str) -> str:
     ]
     body = "\n\n".join(section for section in sections if section)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+
+
+def results_of(table: Path) -> list[dict[str, Any]]:
+    """The scores in the JSON file of `metatext evaluate`, one entry a method, number of shots and metric.
+
+    Raises:
+        InputError: The file is not one that `metatext evaluate` wrote.
+    """
+    if not table.is_file():
+        raise InputError(f"there is no file {str(table)!r}; give the output of `metatext evaluate`")
+    try:
+        content = json.loads(table.read_text(encoding="utf-8"))
+        return [
+            {"target": content["target"], "shots": row["shots"], "method": row["method"], "draws": row["draws"]}
+            | {"metric": metric, "mean": row[metric], "ci95": row[f"{metric}_ci95"]}
+            for row in content["rows"]
+            for metric in ("accuracy", "macro_f1")
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{table} was not written by `metatext evaluate`") from error
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -148,8 +148,8 @@ def to_classifier(encoder: Any, pooling: str, layer: tuple[Tensor, Tensor], clas
         if not native:
             layers = model.base_model.get_submodule(layout.layers)
             _make_pooling_layer(layers[-2], layers[-1], layout, pooling)
-        _make_head(model, layout, *layer)
-    return model
+        _make_head(model, layout, *(tensor.cpu() for tensor in layer))
+    return model.to(encoder.device)
 
 
 def _copy_encoder(encoder: Any, base: Any) -> None:

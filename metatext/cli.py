@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -14,32 +15,10 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, subcommand
 
 from metatext.errors import InputError
-from metatext.files import check_free, write_json
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from metatext.files import check_free, check_free_file, write_json
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 # What the library does is imported inside the commands, so that --help needs no torch.
-
-
-@dataclass(frozen=True)
-class Table:
-    """How to read the user's files (csv, tsv, jsonl, json, parquet)."""
-
-    text: str = "text"
-    """Column that holds the texts."""
-    label: str = "label"
-    """Column that holds the labels."""
-    encoding: str | None = None
-    """Encoding of the files; by default UTF-8 or GB18030, whichever fits."""
-    clean: tuple[str, ...] = ()
-    """What to clean from the texts: weibo (everything), or any of mentions urls reposts topics emoticons fullwidth."""
-
-    def read(self, path: str) -> Any:
-        """The file as a domain."""
-        from metatext.domains import Domain
-
-        return Domain.from_file(
-            path, text=self.text, label=self.label, encoding=self.encoding, clean=self.clean or None
-        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +29,7 @@ class Train:
     """
 
     source: tuple[str, ...]
-    """One or more labelled files, each a source domain."""
+    """One or more labelled files, each a source domain; or data sets on the Hub, as hub:ID[:CONFIG[:SPLIT]]."""
     encoder: str
     """Pretrained encoder: a Hub id or a folder; or a saved learner to go on from."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
@@ -66,16 +45,18 @@ class Train:
             raise InputError("name a folder for the run: --output runs/name")
         domains = [self.table.read(path) for path in self.source]
         summary = train(domains, self.encoder, self.learner, self.episodes, self.config)
+        if not summary["main_process"]:
+            return
         write_json(
             Path(self.config.output) / "sources.json",
-            [
-                {"path": str(Path(path).resolve()), "text": self.table.text, "label": self.table.label,
-                 "encoding": self.table.encoding, "clean": list(self.table.clean)}
-                for path in self.source
-            ],
-        )  # fmt: skip
+            [{"path": self._absolute(path)} | dataclasses.asdict(self.table) for path in self.source],
+        )
         found = f", best validation accuracy {summary['best_accuracy']:.3f}" if summary["validation"] else ""
         print(f"{self.config.output}: {summary['step']} meta-steps in {summary['seconds']:.0f} s{found}")
+
+    @staticmethod
+    def _absolute(path: str) -> str:
+        return path if path.startswith("hub:") else str(Path(path).resolve())
 
 
 @dataclass(frozen=True)
@@ -100,13 +81,15 @@ class Adapt:
     def run(self) -> None:
         """Reads everything before anything is written."""
         from metatext.adapt import adapt
-        from metatext.learner import Learner
+        from metatext.learner import Learner, default_device
 
         check_free(self.output, self.overwrite)
         domain = self.table.read(self.file)
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
-        adapted = adapt(Learner.from_pretrained(self.learner), domain.texts, domain.labels, self.steps)
+        learner = Learner.from_pretrained(self.learner).to(default_device())
+        adapted = adapt(learner, domain.texts, domain.labels, self.steps)
+        adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
         print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {len(domain)} texts")
 
@@ -129,7 +112,7 @@ class Predict:
     encoding: str | None = None
     """Encoding of the file; by default UTF-8 or GB18030, whichever fits."""
     clean: tuple[str, ...] = ()
-    """What to clean from the texts before they are classified, as in adapt; the file keeps them as they are."""
+    """What to clean from the texts before they are classified (by default, what adapt cleaned); the file keeps them."""
     overwrite: bool = False
     """Replace the output file."""
 
@@ -137,16 +120,21 @@ class Predict:
         """Reads everything before anything is written."""
         from metatext.adapt import load_classifier, predict
         from metatext.cleaning import clean_texts
-        from metatext.tables import checked_strings, column, read_rows, write_rows
+        from metatext.tables import check_writable, checked_strings, column, read_rows, write_rows
 
-        check_free(self.output, self.overwrite)
+        check_free_file(self.output, self.overwrite)
+        check_writable(self.output)
         rows = read_rows(self.file, self.encoding)
         texts = checked_strings(column(rows, self.text, self.file), self.file, self.text)
-        model, tokens = load_classifier(self.model)
-        best = predict(model, tokens, clean_texts(texts, self.clean or None)).max(1)
+        model, tokens, metadata = load_classifier(self.model)
+        clean = self.clean or metadata.get("clean")
+        best = predict(model, tokens, clean_texts(texts, clean or None)).max(1)
         for name in ("label", "score"):
             if name in rows.column_names:
-                rows = rows.rename_column(name, f"{name}_given")
+                kept = f"{name}_given"
+                while kept in rows.column_names:
+                    kept += "_given"
+                rows = rows.rename_column(name, kept)
         rows = rows.add_column("label", [model.config.id2label[i] for i in best.indices.tolist()])
         write_rows(rows.add_column("score", best.values.tolist()), self.output)
         print(f"{self.output}: {len(texts)} texts labelled")
@@ -177,11 +165,14 @@ class Evaluate:
         """Reads everything before anything is written."""
         from metatext.pipeline import evaluate, read_sources
 
-        check_free(self.output, self.overwrite)
+        check_free_file(self.output, self.overwrite)
+        if not self.runs:
+            raise InputError("name one or more learners to evaluate: metatext evaluate runs/news --target ...")
         target = self.table.read(self.target)
         test = self.table.read(self.settings.test) if self.settings.test else None
         sources = [self.table.read(path) for path in self.source] or read_sources(self.runs[0], self.settings.methods)
-        print(evaluate(list(self.runs), target, sources, self.settings, test, Path(self.output))["table"])
+        result = evaluate(list(self.runs), target, sources, self.settings, test, Path(self.output))
+        print(result["table"], *result["differences"], sep="\n")
 
 
 @dataclass(frozen=True)
@@ -198,12 +189,14 @@ class Export:
     """Name on the Hub: user/name."""
     private: bool = False
     """Make the repository private."""
+    table: str | None = None
+    """JSON file of `metatext evaluate`; its scores go into the model card."""
 
     def run(self) -> None:
         """Pushes, and prints where to."""
         from metatext.export import push
 
-        print(push(self.folder, self.hub_id, self.private))
+        print(push(self.folder, self.hub_id, self.private, self.table))
 
 
 Command = (
@@ -234,11 +227,13 @@ def run_command(parse: Any, words: list[str]) -> None:
     _set_up_logging(debug)
     try:
         parse([word for word in words if word != "--debug"]).run()
-    except (InputError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+    except (InputError, OSError, FloatingPointError) as error:
         if debug:
             raise
         print(f"metatext: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _set_up_logging(debug: bool) -> None:

@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from metatext.adapt import Adapted, adapt
 from metatext.errors import InputError
-from metatext.learner import Learner
+from metatext.learner import Learner, default_device
+from metatext.tables import is_missing
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -45,16 +46,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Adapts to `texts` and their `labels`, any number per class.
 
         Raises:
-            InputError: lengths differ, a text is empty or no string, or there is only one class.
+            InputError: lengths differ, a text is empty or no string, a label is missing, or there is only one class.
         """
         texts = _checked(texts)
         targets = np.asarray(labels)
         if len(texts) != len(targets):
             raise InputError(f"{len(texts)} texts but {len(targets)} labels: each text needs one label")
+        for row, label in enumerate(labels, 1):
+            if is_missing(label):
+                raise InputError(f"label {row} of {len(targets)} is missing, got {label!r}")
         check_classification_targets(targets)
         self.classes_, indices = np.unique(targets, return_inverse=True)
         names = [str(c) for c in self.classes_]
-        learner = self.learner if isinstance(self.learner, Learner) else Learner.from_pretrained(self.learner)
+        learner = self.learner if isinstance(self.learner, Learner) else (
+            Learner.from_pretrained(self.learner).to(default_device())
+        )
         self.adapted_: Adapted = adapt(learner, texts, [names[i] for i in indices], self.steps)
         # Class names are sorted as text in the model, while classes_ keep the order of their own type (2 before 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]
@@ -73,7 +79,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """The most probable label of each text, (n,)."""
-        return self.classes_[self.predict_proba(texts).argmax(1)]
+        best = self.predict_proba(texts).argmax(1)
+        return self.classes_[best]
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes the adapted classifier as a plain transformers folder.

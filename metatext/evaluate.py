@@ -19,6 +19,7 @@ from metatext import baselines
 from metatext.baselines import Fit
 from metatext.domains import Domain
 from metatext.errors import InputError
+from metatext.files import write_text
 from metatext.learner import Learner
 from metatext.maml import adapted
 from metatext.settings import EvaluateSettings
@@ -78,8 +79,13 @@ def make_draws(
         raise InputError(f"shots must be numbers of labelled texts per class, at least 1, got {list(shots)}")
     most, rng = max(shots), np.random.default_rng([seed, draws])
     pool = distinct_texts(target)
-    held = _test_rows(distinct_texts(test) if test else pool, None if test else most, test_size, rng)
-    if test is None and held:
+    if len(pool) < 2:
+        raise InputError(f"{target.name!r} has only one class, {target.classes[0]!r}: there is nothing to tell apart")
+    if ways and not 2 <= ways <= len(pool):
+        raise InputError(f"ways must be from 2 to the {len(pool)} classes of {target.name!r}, got {ways}")
+    size = round(test_size * len(pool) / ways) if ways else test_size  # so that a draw's classes have test_size of them
+    held = _test_rows(distinct_texts(test) if test else pool, None if test else most, size, rng)
+    if held:
         kept = {text for text, _ in held}
         pool = {name: [text for text in texts if text not in kept] for name, texts in pool.items()}
     for name, texts in pool.items():
@@ -179,7 +185,7 @@ def make_methods(
         if key not in METHODS:
             raise InputError(f"unknown method {key!r}: choose from {', '.join(METHODS)}")
     makers: dict[str, Callable[[], Method]] = {
-        "majority": lambda: timed(baselines.majority(Counter(target.labels).most_common(1)[0][0])),
+        "majority": lambda: timed(baselines.majority(target)),
         "tfidf": lambda: timed(baselines.tfidf),
         "frozen": lambda: timed(baselines.frozen(encoder())),
         "finetune": lambda: timed(baselines.fine_tuning(encoder(), *tuning)),
@@ -193,7 +199,11 @@ def make_methods(
 
 
 def run_methods(
-    methods: Mapping[str, Method], draws: Sequence[Draw], progress: bool = True, log: Path | None = None
+    methods: Mapping[str, Method],
+    draws: Sequence[Draw],
+    progress: bool = True,
+    log: Path | None = None,
+    weights: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Judges every method on every draw.
 
@@ -202,20 +212,21 @@ def run_methods(
         draws: what they are judged on.
         progress: show a progress bar.
         log: JSON-lines file that gets each record as it comes; those that it holds already are not made again, so a
-            long evaluation goes on where it was interrupted. The caller answers for the file's being of this job.
+            long evaluation goes on where it was interrupted. The caller answers for the file's being of these draws.
+        weights: digest of a method's weights; a logged record of the method counts only if it has the same.
 
     Returns:
-        One record a method and draw: method, shots, draw, accuracy, macro_f1, fit_seconds, test_rows.
+        One record a method and draw: method, weights, shots, draw, test_rows, accuracy, macro_f1, fit_seconds.
     """
-    lines = log.read_text(encoding="utf-8").splitlines() if log and log.exists() else []
-    known = {(r["method"], r["shots"], r["draw"]): r for r in map(json.loads, lines)}
+    weights = weights or {}
+    known = {(r["method"], r["weights"], r["shots"], r["draw"]): r for r in _logged(log)}
     records = []
     bar = tqdm(total=len(methods) * len(draws), unit="fit", disable=not progress, dynamic_ncols=True)
     for name, method in methods.items():
         bar.set_description(name[:30])
         for draw in draws:
-            if (name, draw.shots, draw.number) in known:
-                records.append(known[name, draw.shots, draw.number])
+            if record := known.get((name, weights.get(name), draw.shots, draw.number)):
+                records.append(record)
                 bar.update()
                 continue
             texts, labels = zip(*draw.support, strict=True)
@@ -225,7 +236,8 @@ def run_methods(
                 "accuracy": float(accuracy_score(truth, answer.labels)),
                 "macro_f1": float(f1_score(truth, answer.labels, average="macro", zero_division=0)),
             }
-            place = {"method": name, "shots": draw.shots, "draw": draw.number, "test_rows": len(truth)}
+            place = {"method": name, "weights": weights.get(name), "shots": draw.shots, "draw": draw.number}
+            place |= {"test_rows": len(truth)}
             records.append(place | scores | {"fit_seconds": round(answer.fit_seconds, 3)})
             if log:
                 with log.open("a", encoding="utf-8") as file:
@@ -233,6 +245,16 @@ def run_methods(
             bar.update()
     bar.close()
     return records
+
+
+def _logged(log: Path | None) -> list[dict[str, Any]]:
+    """The records of a log; a last line that an interruption cut is taken off."""
+    if not log or not log.exists():
+        return []
+    whole, _, cut = log.read_text(encoding="utf-8").rpartition("\n")
+    if cut:
+        write_text(log, whole + "\n" if whole else "")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -282,3 +304,15 @@ def paired_difference(records: Sequence[dict[str, Any]], method: str, other: str
 
     mine, theirs = of(method), of(other)
     return confidence_interval([mine[draw] - theirs[draw] for draw in mine])
+
+
+def differences(records: Sequence[dict[str, Any]], learners: Sequence[str]) -> list[str]:
+    """One sentence a learner and number of shots: its gain over fine-tuning the same encoder, paired by draw."""
+    other = METHODS["finetune"]
+    sentences = []
+    for shots in sorted({record["shots"] for record in records}):
+        for name in learners:
+            if {(name, shots), (other, shots)} <= {(record["method"], record["shots"]) for record in records}:
+                mean, half = paired_difference(records, name, other, shots)
+                sentences.append(f"{name} - {other}, {shots} shots: {100 * mean:+.1f} ± {100 * half:.1f} points")
+    return sentences

@@ -21,13 +21,14 @@ __all__ = ["model_card", "push"]
 _VOCABULARY_FILES = ("tokenizer*.json", "vocab*.json", "added_tokens.json", "special_tokens_map.json")
 
 
-def push(folder: str | Path, hub_id: str, private: bool = False) -> str:
+def push(folder: str | Path, hub_id: str, private: bool = False, table: str | Path | None = None) -> str:
     """Sends a folder that metatext saved to the Hub as one commit; repeated, it sends only what is missing.
 
     Args:
         folder: A classifier (plain transformers files) or a saved learner.
         hub_id: `user/name`; the repository is created where it does not exist.
         private: Only you can see it. An existing public repository is refused rather than filled.
+        table: The JSON file of `metatext evaluate`; its scores go into the model card.
 
     Returns:
         The address of the model on the Hub.
@@ -46,7 +47,7 @@ def push(folder: str | Path, hub_id: str, private: bool = False) -> str:
 
     contents: dict[str, Path | bytes] = {name: _public_content(path) for name, path in files.items()}
     if not _is_users_own(files.get("README.md")):
-        contents["README.md"] = model_card(folder, hub_id).encode()
+        contents["README.md"] = model_card(folder, hub_id, Path(table) if table else None).encode()
     operations = [CommitOperationAdd(name, content) for name, content in sorted(contents.items())]
     not_found = f"{hub_id!r} cannot be seen by this login; run `hf auth login` with a token that may write there"
     unfinished = "nothing was changed locally; repeat the command to finish"

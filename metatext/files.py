@@ -18,7 +18,7 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         FileExistsError: `path` is there and is not an empty folder, and `overwrite` is not set.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -29,7 +29,11 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
-            beside.rename(path)
+            try:
+                beside.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             beside.rename(path)
@@ -38,16 +42,31 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_free(path: str | Path, overwrite: bool = False, options: str = "--overwrite") -> None:
-    """Refuses a path that holds something, unless `overwrite` is set.
+    """Refuses a folder that holds something, unless `overwrite` is set and metatext wrote it.
 
     Raises:
         FileExistsError: naming the path and the `options` that allow to go on.
     """
     path = Path(path)
-    if path.is_dir() and not any(path.iterdir()):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if path.exists() and not overwrite:
+    if not overwrite:
         raise FileExistsError(f"{path} already exists and is kept: choose another output, or pass {options}")
+    if not any((path / mark).exists() for mark in ("metatext.json", "checkpoints")):
+        raise FileExistsError(f"{path} holds what metatext did not write, so it is not replaced: choose another output")
+
+
+def check_free_file(path: str | Path, overwrite: bool = False) -> None:
+    """Refuses a file that exists, unless `overwrite` is set, and a folder in any case.
+
+    Raises:
+        FileExistsError: naming the path.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder: name a file to write")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} already exists and is kept: choose another output, or pass --overwrite")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -35,6 +35,16 @@ class LabelledBatches(NamedTuple):
     size: int
 
 
+def default_device() -> torch.device:
+    """The machine's accelerator, or its CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def saved_settings(name: str | Path) -> dict[str, Any]:
+    """The settings of a saved learner by its folder or Hub id; nothing for an encoder."""
+    return read_metadata(resolve_folder(str(name))).get("settings", {})
+
+
 class Learner(nn.Module):
     """What meta-training learns and adaptation starts from.
 
@@ -65,12 +75,15 @@ class Learner(nn.Module):
         self.autocast_dtype: torch.dtype | None = None
         self.loss_scale = 1.0
         self.batch_size = 64
-        self.tokens = TokenCache(tokenizer, min(settings.max_length, _positions(encoder.config)))
+        tokenizer.model_max_length = min(settings.max_length, _positions(encoder.config))
+        self.tokens = TokenCache(tokenizer, tokenizer.model_max_length)
         hidden = encoder.config.hidden_size
         self.head: PrototypeHead | LinearHead = (
             PrototypeHead() if settings.head == "prototype" else LinearHead(settings.classes, hidden)
         )
         self.inner_names = self._names_in_scope()
+        if not self.inner_names and not self.head_moves:
+            raise InputError("scope='body' moves nothing here: every parameter of the encoder is frozen")
         self.inner_groups = list(dict.fromkeys([*map(_group, self.inner_names), *self._head_group()]))
         rates = torch.full((len(self.inner_groups), settings.inner_steps), settings.inner_lr)
         self.log_inner_lr = nn.Parameter(rates.log(), requires_grad=settings.learn_inner_lr)
@@ -96,7 +109,9 @@ class Learner(nn.Module):
         from transformers import AutoConfig, AutoModel
 
         folder = resolve_folder(str(name), revision)
-        saved = _read_metadata(folder)
+        saved = read_metadata(folder)
+        if saved and saved.get("kind") != "learner":
+            raise InputError(f"{folder} holds a {saved.get('kind')}, but what is needed is a meta-trained learner")
         values = _merge_settings(saved.get("settings", {}), settings, name)
         if not (folder / "config.json").exists():
             raise InputError(f"{name} holds no model: there is no config.json (expected a learner or an encoder)")
@@ -106,10 +121,13 @@ class Learner(nn.Module):
         try:
             config = AutoConfig.from_pretrained(str(folder), **options)
             check_supported(config, str(name))
-            with _quiet():  # an encoder saved without its pooler is fine: it is not used
-                encoder = AutoModel.from_pretrained(
-                    str(folder), dtype=torch.float32, use_safetensors=True, **options
+            with quiet():  # an encoder saved without its pooler is fine: it is not used
+                encoder, loaded = AutoModel.from_pretrained(
+                    str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
                 )
+            missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
+            if missing:
+                raise InputError(f"{name} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             if isinstance(error, InputError):
                 raise
@@ -117,7 +135,8 @@ class Learner(nn.Module):
             raise InputError(f"{name} holds no encoder that transformers can load: {reason}") from error
         prefix = "" if saved else values.text_prefix  # a saved tokenizer puts the prefix already
         tokenizer = load_tokenizer(folder, prefix, **options)
-        learner = cls(encoder, tokenizer, values, saved.get("base_model", str(name)))
+        base_model = str(folder.resolve()) if Path(name).exists() else str(name)  # found from any working directory
+        learner = cls(encoder, tokenizer, values, saved.get("base_model", base_model))
         if saved:
             learner.meta_trained = True
             learner.sources = saved.get("sources", [])
@@ -161,9 +180,13 @@ class Learner(nn.Module):
         }
 
     def _load_state(self, folder: Path, scope: str) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        state = load_file(folder / _STATE)
+        try:
+            state = load_file(folder / _STATE)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"the learner in {folder} is damaged: {_STATE} cannot be read; save it again") from error
         rates = state.pop("log_inner_lr")
         if scope == self.settings.scope and rates.shape[0] == len(self.inner_groups):  # others start from inner_lr anew
             steps = torch.arange(self.settings.inner_steps).clamp(max=rates.shape[1] - 1)
@@ -183,6 +206,12 @@ class Learner(nn.Module):
 
     def _head_group(self) -> list[str]:
         return [] if self.settings.scope == "body" else ["head"]
+
+    def train(self, mode: bool = True) -> Learner:
+        """Dropout stays off in the encoder, whatever `mode`: the inner loop must be a deterministic function."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
 
     @property
     def head_moves(self) -> bool:
@@ -254,7 +283,8 @@ class Learner(nn.Module):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Transformers says nothing less than an error in this block; what matters of it becomes an InputError."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -283,17 +313,20 @@ def _positions(config: Any) -> int:
     return config.max_position_embeddings - offset
 
 
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    """The metadata of a saved learner; nothing for an encoder.
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What metatext knows of a folder that it wrote; nothing of another.
 
     Raises:
-        InputError: the folder holds an adapted classifier, or something that is no model.
+        InputError: the metadata is damaged.
     """
     if not (folder / METADATA).exists():
         return {}
-    metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    if metadata.get("kind") != "learner":
-        raise InputError(f"{folder} holds a {metadata.get('kind')}, but what is needed is a meta-trained learner")
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder / METADATA} is damaged: it is not JSON; save the model again") from error
+    if metadata.get("kind") == "learner" and "settings" not in metadata:
+        raise InputError(f"{folder / METADATA} is damaged: it has no settings; save the learner again")
     return metadata
 
 

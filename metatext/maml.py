@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from metatext.errors import InputError
 from metatext.heads import LinearLayer
 from metatext.learner import LabelledBatches, Learner
 from metatext.tasks import Episode, Examples
@@ -75,7 +76,9 @@ def run_episode(learner: Learner, episode: Episode) -> EpisodeResult:
     everything = task.moving + task.still
     moved = len(task.moving)
     with restored(task.moving):
-        displacements = list(_inner_loop(learner, task, settings.inner_steps))
+        first_kept = 0 if learner.log_inner_lr.requires_grad else settings.inner_steps - settings.second_order_steps
+        steps = enumerate(_inner_loop(learner, task, settings.inner_steps))
+        displacements = {k: displacement for k, displacement in steps if k >= first_kept}
         loss, logits, v = _gradient(learner, query, task.layer, everything)  # v_K
         hits = [(x.argmax(1) == y).sum() for x, (_, y) in zip(logits, query.batches, strict=True)]
         rate_gradient = torch.zeros_like(learner.log_inner_lr)
@@ -110,7 +113,7 @@ def evaluate_episode(learner: Learner, episode: Episode) -> tuple[Tensor, Tensor
 def adapted(
     learner: Learner, support: Examples, classes: Sequence[str], steps: int | None = None
 ) -> Iterator[LinearLayer]:
-    """Within the block the learner's encoder is adapted to `support`; yields the task's linear layer.
+    """Within the block the learner's encoder is adapted to `support`; yields the task's linear layer, valid in it only.
 
     Args:
         learner: put back to its initialisation when the block ends, also by an exception.
@@ -144,6 +147,9 @@ def _task(learner: Learner, support: LabelledBatches, classes: Sequence[str]) ->
     start = learner.head.start(classes, centroids)
     layer = LinearLayer(*(tensor.clone().requires_grad_() for tensor in start))
     named = dict(learner.encoder.named_parameters())
+    frozen = [name for name in learner.inner_names if not named[name].requires_grad]
+    if frozen:
+        raise InputError(f"{frozen[0]} was frozen after the learner was made; freeze an encoder's parameters before")
     moving: dict[str, Tensor] = {f"encoder.{name}": named[name] for name in learner.inner_names}
     rest = [name for name, p in named.items() if p.requires_grad and f"encoder.{name}" not in moving]
     still: dict[str, Tensor] = {f"encoder.{name}": named[name] for name in rest}

@@ -20,10 +20,11 @@ import metatext
 from metatext.baselines import joint_training
 from metatext.domains import Domain
 from metatext.errors import InputError
-from metatext.evaluate import make_draws, make_methods, markdown_table, run_methods, summarise
+from metatext.evaluate import Draw, differences, make_draws, make_methods, markdown_table, run_methods, summarise
 from metatext.files import write_json
-from metatext.learner import Learner
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from metatext.heads import LinearHead
+from metatext.learner import Learner, default_device, saved_settings
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output
 
@@ -35,12 +36,13 @@ def train(
 ) -> dict[str, Any]:
     """Meta-trains a learner on `domains` and writes it to `config.output`; returns the trainer's summary.
 
+    `encoder` may be a saved learner too: meta-training goes on from it, with those settings that are not the default.
     With a prototype head each episode has new classes, and validation classes are held out of the sources. With a
-    linear head the domains share their classes, and validation episodes are drawn with another seed.
+    linear head the domains share their classes; there is no validation, and the last weights are kept.
     """
     if config.output:
         check_output(Path(config.output), config)
-    shared = settings.head == "linear"
+    shared = saved_settings(encoder).get("head", settings.head) == "linear"
     train_domains, valid_domains = list(domains), list[Domain]()
     if not shared:
         train_domains, valid_domains = split_classes(
@@ -52,8 +54,9 @@ def train(
     if valid_domains:
         ways = min(episodes.ways, *(len(domain.classes) for domain in valid_domains))
         valid_sampler = _valid_sampler(valid_domains, ways, episodes.seed + 1, shape)
-    values = dataclasses.asdict(settings) | ({"classes": sampler.classes} if shared else {})
-    learner = Learner.from_pretrained(encoder, **values)
+    defaults = dataclasses.asdict(LearnerSettings())
+    changed = {name: value for name, value in dataclasses.asdict(settings).items() if value != defaults[name]}
+    learner = Learner.from_pretrained(encoder, **changed | ({"classes": sampler.classes} if shared else {}))
     return MetaTrainer(learner, sampler, valid_sampler, config).train()
 
 
@@ -72,10 +75,11 @@ def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
     path = Path(run) / "sources.json"
     if not path.exists():
         raise InputError(f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl")
-    return [
-        Domain.from_file(s["path"], s["text"], s["label"], encoding=s["encoding"], clean=s["clean"] or None)
-        for s in json.loads(path.read_text(encoding="utf-8"))
-    ]
+    domains = []
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        place = entry.pop("path")
+        domains.append(Table(**entry | {"clean": tuple(entry["clean"])}).read(place))
+    return domains
 
 
 def evaluate(
@@ -101,16 +105,18 @@ def evaluate(
     dtype = torch.bfloat16 if settings.precision == "bf16" else None
     learners: dict[str, Learner] = {}
     for run in runs:
-        learner = Learner.from_pretrained(run)
+        learner = Learner.from_pretrained(run).to(default_device())
         learner.autocast_dtype = dtype
+        if isinstance(learner.head, LinearHead):
+            learner.head.start(target.classes)  # refuses labels that it does not know, before hours of baselines
         name = learner.settings.method
-        learners[name if name not in learners else f"{name} ({Path(run).name})"] = learner
+        learners[name if name not in learners else f"{name} ({run})"] = learner
     first = next(iter(learners.values()))
 
     @cache
     def encoder() -> Learner:
         same = {name: getattr(first.settings, name) for name in ("pooling", "text_prefix", "max_length")}
-        result = Learner.from_pretrained(first.base_model, **same)
+        result = Learner.from_pretrained(first.base_model, **same).to(default_device())
         result.autocast_dtype = dtype
         return result
 
@@ -121,8 +127,9 @@ def evaluate(
     shared = set(target.classes) <= {name for domain in sources for name in domain.classes}
     if not shared:
         settings = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
-    log = _log_of(output, target, settings, learners) if output else None
-    records = run_methods(make_methods(settings, target, encoder, joint, learners), draws, log=log)
+    log = _log_of(output, draws, first, sources, settings) if output else None
+    weights = {name: _digest([p.double().sum().item() for p in x.parameters()]) for name, x in learners.items()}
+    records = run_methods(make_methods(settings, target, encoder, joint, learners), draws, log=log, weights=weights)
     rows = summarise(records)
     result = {
         "target": target.name,
@@ -135,6 +142,7 @@ def evaluate(
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
         "versions": {m.__name__: m.__version__ for m in (metatext, torch, transformers)},
         "table": markdown_table(rows),
+        "differences": differences(records, list(learners)),
         "rows": rows,
         "records": records,
     }
@@ -144,27 +152,43 @@ def evaluate(
     return result
 
 
-def _log_of(output: Path, target: Domain, settings: EvaluateSettings, learners: dict[str, Learner]) -> Path:
-    """The file beside `output` for the results of just this evaluation, whichever its methods."""
-    job = dataclasses.asdict(settings) | {"target": target.texts, "labels": target.labels}
-    del job["methods"], job["joint"]
-    job |= {name: sum(p.double().sum().item() for p in learner.parameters()) for name, learner in learners.items()}
-    digest = hashlib.sha256(json.dumps(job, default=str).encode()).hexdigest()[:12]
+def _log_of(
+    output: Path, draws: Sequence[Draw], learner: Learner, sources: Sequence[Domain], settings: EvaluateSettings
+) -> Path:
+    """The file beside `output` that holds the results of just these draws, encoder, sources and settings."""
+    same = dataclasses.asdict(settings)
+    del same["methods"], same["joint"]
+    shown = {name: getattr(learner.settings, name) for name in ("pooling", "text_prefix", "max_length")}
+    sizes = [(domain.name, len(domain)) for domain in sources]
+    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, shown, Path(learner.base_model).name, sizes)
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.with_name(f".{output.name}.{digest}.jsonl")
 
 
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
+
+
 def _joint(encoder: Learner, sources: Sequence[Domain], settings: EvaluateSettings) -> Learner:
-    """The jointly trained classifier, from its folder if it is there."""
+    """The jointly trained classifier, from its folder if it is there and was trained on the same, in the same way."""
     folder = Path(settings.joint) if settings.joint else None
+    how = {
+        "encoder": encoder.base_model,
+        "sources": _digest([[domain.texts, domain.labels] for domain in sources]),
+        "epochs": settings.joint_epochs,
+        "lr": settings.fine_tune_lr,
+        "precision": settings.precision,
+    }
     if folder and folder.exists():
-        model = Learner.from_pretrained(folder)
-        names = sorted(domain.name for domain in sources)
-        if model.sources != names:
-            raise InputError(f"{folder} was trained on {model.sources}, not on {names}: name another folder, --joint")
+        note = folder / "joint.json"
+        if not note.exists() or json.loads(note.read_text(encoding="utf-8")) != how:
+            raise FileExistsError(f"{folder} holds another joint training: name another folder, or remove it")
+        model = Learner.from_pretrained(folder).to(encoder.device)
     else:
+        logger.info("joint training on %d source rows", sum(map(len, sources)))
         model = joint_training(encoder, sources, settings.joint_epochs, lr=settings.fine_tune_lr)
         if folder:
             model.save_pretrained(folder)
+            write_json(folder / "joint.json", how)
     model.autocast_dtype = encoder.autocast_dtype
     return model

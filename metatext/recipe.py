@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Recipe:
     """The configuration of one domain pair; every field is an option of the recipe's command line.
 
-    Trains first-order and full MAML, each in a folder of its own in the output, then evaluates all methods. What is
-    finished in the output folder is not done again: repeat the command after an interruption with --resume.
+    Trains first-order and full MAML, each in a folder of its own in the output, then evaluates all methods. Learners
+    that are finished in the output folder are used again; after an interruption, repeat the command with --resume.
     """
 
     source: tuple[str, ...]
@@ -61,9 +61,10 @@ class Recipe:
         for name, (target, test) in targets.items():
             place = output / Path(name).name
             result = pipeline.evaluate(runs, target, sources, settings, test, place.with_suffix(".json"))
-            write_text(place.with_suffix(".md"), result["table"] + "\n")
+            text = "\n\n".join([result["table"], *result["differences"]])
+            write_text(place.with_suffix(".md"), text + "\n")
             print(f"\n{target.name}: {len(target.classes)} classes, {settings.draws} draws, accuracy / macro-F1 in %\n")
-            print(result["table"], flush=True)
+            print(text, flush=True)
 
     def _train(self, folder: Path, sources: Sequence[Domain], second_order_steps: int) -> str:
         """Trains one learner, unless the folder holds it already."""
@@ -98,9 +99,15 @@ class Recipe:
         """The target and, where its folder has one, its test split."""
         from metatext.domains import Domain
 
-        test = self.evaluate.test or Path(self.data_dir) / f"{name}.test.jsonl"
         domain = Domain.from_file(self._file(name, "train"), name=Path(name).name, clean=self.clean or None)
-        return domain, Domain.from_file(test, clean=self.clean or None) if Path(test).is_file() else None
+        test = Path(self.data_dir) / f"{name}.test.jsonl"
+        if self.evaluate.test:
+            if len(self.target) > 1:
+                raise InputError("--evaluate.test is the test file of one target, but --target names several")
+            test = Path(self.evaluate.test)
+        elif not test.is_file():
+            return domain, None
+        return domain, Domain.from_file(test, clean=self.clean or None)
 
 
 def main(default: Recipe, description: str | None = None) -> None:

@@ -1,14 +1,44 @@
-"""The settings of a learner and of meta-training: each is a field here and an option of the command line."""
+"""Settings of files, learner, meta-training and evaluation: each is a field here and an option of the command line."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from metatext.errors import InputError
+
+if TYPE_CHECKING:
+    from metatext.domains import Domain
+
+
+@dataclass(frozen=True)
+class Table:
+    """How to read the user's files (csv, tsv, jsonl, json, parquet)."""
+
+    text: str = "text"
+    """Column that holds the texts."""
+    label: str = "label"
+    """Column that holds the labels."""
+    encoding: str | None = None
+    """Encoding of the files; by default UTF-8 or GB18030, whichever fits."""
+    clean: tuple[str, ...] = ()
+    """What to clean from the texts: weibo (everything), or any of mentions urls reposts topics emoticons fullwidth."""
+
+    def read(self, path: str) -> Domain:
+        """The file, or the data set hub:ID[:CONFIG[:SPLIT]] on the Hub, as a domain."""
+        from metatext.domains import Domain
+
+        if path.startswith("hub:"):
+            name, config, split, *_ = [*path[4:].split(":"), "", ""]
+            return Domain.from_hub(
+                name, config or None, split or "train", text=self.text, label=self.label, clean=self.clean or None
+            )
+        return Domain.from_file(
+            path, text=self.text, label=self.label, encoding=self.encoding, clean=self.clean or None
+        )
 
 
 @dataclass(frozen=True)
@@ -135,6 +165,12 @@ class EpisodeSettings:
     valid_classes: tuple[str, ...] = ()
     """Class names to hold out for validation instead of a random share."""
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed must be 0 or more, got {self.seed}")
+        if not 0 <= self.valid_fraction < 1:
+            raise InputError(f"valid_fraction must be from 0 to below 1, got {self.valid_fraction}")
+
 
 @dataclass(frozen=True)
 class EvaluateSettings:
@@ -166,3 +202,8 @@ class EvaluateSettings:
     """Passes over the source rows in joint training."""
     precision: Literal["no", "bf16"] = "no"
     """Precision of the encoder's passes, for all methods alike."""
+
+    def __post_init__(self) -> None:
+        for name in ("draw_seed", "test_size", "fine_tune_steps"):
+            if getattr(self, name) < (0 if name == "draw_seed" else 1):
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")

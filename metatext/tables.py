@@ -314,6 +314,9 @@ def _fault_of_string(value: Any) -> str | None:
     return None
 
 
+_WRITABLE = (".jsonl", ".json", ".csv", ".parquet")
+
+
 def is_missing(value: Any) -> bool:
     """Whether a value is None, NaN or one of pandas' marks for no value."""
     if isinstance(value, float):
@@ -330,6 +333,16 @@ def _is_cut(value: str) -> bool:
     return False
 
 
+def check_writable(path: str | Path) -> None:
+    """Refuses a file that `write_rows` could not write.
+
+    Raises:
+        InputError: the suffix is none of those that it knows.
+    """
+    if Path(path).suffix not in _WRITABLE:
+        raise InputError(f"cannot write {path}: its name must end in one of {', '.join(_WRITABLE)}")
+
+
 def write_rows(rows: Dataset, path: str | Path) -> None:
     """Writes a table as .jsonl, .json, .csv or .parquet, by the suffix; beside its place first, then renamed.
 
@@ -337,14 +350,13 @@ def write_rows(rows: Dataset, path: str | Path) -> None:
         InputError: the suffix is none of these.
     """
     path = Path(path)
+    check_writable(path)
     writers = {
         ".jsonl": lambda file: rows.to_json(file, force_ascii=False),
         ".json": lambda file: rows.to_json(file, force_ascii=False, lines=False, orient="records"),
         ".csv": lambda file: rows.to_csv(file, index=False),
         ".parquet": rows.to_parquet,
     }
-    if path.suffix not in writers:
-        raise InputError(f"cannot write {path}: its name must end in one of {', '.join(writers)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

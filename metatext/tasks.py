@@ -97,6 +97,9 @@ class EpisodeSampler:
                 f"queries {self.queries}) but ways is {ways}; its classes: {len(pool)}, the smallest, {small!r}, has "
                 f"{len(pool[small])} texts: lower --ways, --shots or --queries, or add rows"
             )
+        left_out = [name for name in pool if name not in enough and (wanted is None or name in wanted)]
+        if left_out:
+            logger.warning("%s: too few texts to draw %s from", domain.name, ", ".join(left_out))
         return enough
 
     def __getitem__(self, index: int) -> Episode:
@@ -163,14 +166,24 @@ def split_classes(
         (training domains, validation domains); the second is empty where no class can be spared.
 
     Raises:
-        InputError: a class of `names` is in no domain.
+        InputError: a class of `names` is in no domain, or the split they make leaves too few classes.
     """
     known = sorted(set().union(*(domain.classes for domain in domains)))
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise InputError(f"validation class {unknown[0]!r} is in no source; their classes are {', '.join(known)}")
+    for domain in domains:
+        left = set(domain.classes) - set(names)
+        if names and len(left) < ways:
+            raise InputError(
+                f"holding out {', '.join(names)} for validation leaves domain {domain.name!r} {len(left)} classes, but "
+                f"ways is {ways}: name fewer in --valid-classes, or lower --ways"
+            )
     held = set(names) or _spared(domains, ways, known, fraction, seed)
-    valid = [domain.restrict(held & set(domain.classes)) for domain in domains if len(held & set(domain.classes)) >= 2]
+    spare = [(domain, held & set(domain.classes)) for domain in domains]
+    valid = [domain.restrict(classes) for domain, classes in spare if len(classes) >= 2]
+    if names and not valid:
+        raise InputError(f"no domain has two of the validation classes {', '.join(names)}: name at least two of one")
     if not valid:
         return list(domains), []
     return [domain.restrict(set(domain.classes) - held) for domain in domains], valid

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
 import shutil
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from metatext.domains import Domain
 from metatext.errors import InputError
 from metatext.files import check_free, new_folder, write_json
 from metatext.heads import PrototypeHead
@@ -42,7 +46,7 @@ class _State:
     step: int = 0
     best_step: int = -1
     best_accuracy: float = -1.0
-    best_loss: float = math.inf
+    best_loss: float = sys.float_info.max
     validations_since_best: int = 0
     skipped: int = 0
     bad_in_a_row: int = 0
@@ -55,8 +59,8 @@ class MetaTrainer:
 
     Each outer step averages the meta-gradients of `meta_batch_size` episodes. With `accelerate launch` the episodes of
     a step are split over the processes by index and their sums added up, so the result is that of one process, to
-    rounding. Episode and learner are deterministic, so a resumed run ends with the same weights as one that was never
-    interrupted.
+    rounding. Episodes and learner are deterministic, so a resumed run ends with the same weights as one that was never
+    interrupted: bit by bit on a CPU.
 
     Args:
         learner: trained in place.
@@ -90,10 +94,14 @@ class MetaTrainer:
             )
         except (ValueError, ImportError) as error:
             raise InputError(str(error)) from error
+        if self.config.tracker and not self.accelerator.log_with:
+            raise InputError(
+                f"the tracker {self.config.tracker!r} is not installed: pip install it (metatext[tensorboard] for one)"
+            )
         learner.to(self.accelerator.device)
         precision = self.config.mixed_precision
         learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        learner.sources = sorted({domain.name for domain in sampler.domains})
+        learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
         self.state = _State(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self._groups())
@@ -110,8 +118,8 @@ class MetaTrainer:
             FloatingPointError: ten episodes in a row had a non-finite loss or gradient; says what to change.
         """
         config, started = self.config, time.time()
-        if self.output and config.overwrite and self.accelerator.is_main_process and self.output.exists():
-            shutil.rmtree(self.output)
+        if self.output and config.overwrite and self.accelerator.is_main_process:
+            shutil.rmtree(self.output, ignore_errors=True)  # check_output has seen that it is a run
         self.accelerator.wait_for_everyone()
         if self.output and config.resume:
             self._load(_last_checkpoint(self.output))
@@ -147,9 +155,11 @@ class MetaTrainer:
         bar.close()
         if self.valid_sampler:
             self._set_weights(best)
-        self.learner.loss_scale = 1.0
-        summary = dataclasses.asdict(state) | {"seconds": time.time() - started, "validation": self.history}
+        self.learner.loss_scale, self.learner.autocast_dtype = 1.0, None
+        summary = dataclasses.asdict(state) | {"main_process": self.accelerator.is_main_process}
+        summary |= {"seconds": time.time() - started, "validation": self.history}
         self._finish(summary)
+        self.accelerator.wait_for_everyone()
         return summary
 
     # ------------------------------------------------------------------ one outer step
@@ -196,8 +206,9 @@ class MetaTrainer:
 
     def _count_bad(self, bad: list[bool], first: int) -> None:
         state = self.state
+        overflow = self.config.mixed_precision == "fp16" and state.loss_scale > 1.0  # a smaller scale may mend it
         for number, is_bad in enumerate(bad):
-            state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad else 0
+            state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not overflow else 0
             if is_bad:
                 state.skipped += 1
                 logger.warning("episode %d has a non-finite loss or gradient and is skipped", first + number)
@@ -220,7 +231,7 @@ class MetaTrainer:
         for number in range(self.accelerator.process_index, config.eval_episodes, self.accelerator.num_processes):
             episode = self.valid_sampler[number]
             loss, correct = evaluate_episode(self.learner, episode)
-            totals += torch.stack([loss.float(), correct.float(), torch.tensor(float(len(episode.query)))]).to(totals)
+            totals += torch.stack([loss.float(), correct.float(), loss.new_tensor(len(episode.query)).float()])
         loss_sum, correct_sum, queries = self.accelerator.reduce(totals, "sum").tolist()
         figures = {"valid_loss": loss_sum / config.eval_episodes, "valid_accuracy": correct_sum / queries}
         self.history.append({"step": state.step} | figures)
@@ -267,7 +278,7 @@ class MetaTrainer:
                 write_json(beside / "state.json", {"state": dataclasses.asdict(self.state), "history": self.history})
                 write_json(beside / "config.json", self._tracked_config())
             keep = {folder.name, self._checkpoint(self.state.best_step).name}
-            for old in folder.parent.glob("step-*"):
+            for old in [*folder.parent.glob("step-*"), *folder.parent.glob(".step-*")]:
                 if old.name not in keep:
                     shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
@@ -291,8 +302,9 @@ class MetaTrainer:
             moments.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.scheduler.last_epoch = self.state.step - 1
-        self.scheduler.step()
+        self.scheduler.last_epoch = self.state.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self._schedule(self.state.step)
 
     def _weights(self, folder: Path) -> dict[str, Tensor]:
         return load_file(folder / "weights.safetensors", device=str(self.accelerator.device))
@@ -306,7 +318,8 @@ class MetaTrainer:
         sampler = self.sampler
         own = {name: getattr(sampler, name) for name in ("ways", "shots", "queries", "seed", "shared_labels")}
         own["encoder"] = self.learner.base_model
-        own["domains"] = ", ".join(f"{domain.name} ({len(domain)} rows)" for domain in sampler.domains)
+        own["domains"] = _describe(sampler.domains)
+        own["valid_domains"] = _describe(self.valid_sampler.domains) if self.valid_sampler else ""
         settings = dataclasses.asdict(self.learner.settings)
         settings["classes"] = ", ".join(settings["classes"])
         return dataclasses.asdict(self.config) | own | settings
@@ -351,11 +364,18 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
 
 
 _FIXED_ON_RESUME = {
-    *("encoder", "ways", "shots", "queries", "seed", "shared_labels", "domains", "meta_steps", "meta_batch_size"),
+    *("encoder", "ways", "shots", "queries", "seed", "shared_labels", "domains", "valid_domains"),
+    *("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "patience"),
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
     *("head", "scope", "inner_steps", "inner_lr", "learn_inner_lr", "second_order_steps", "hvp", "prototype_gradient"),
     *("pooling", "text_prefix", "max_length", "classes"),
 }
+
+
+def _describe(domains: Sequence[Domain]) -> str:
+    """Names, sizes, and a digest of the rows."""
+    rows = hashlib.sha256(json.dumps([[domain.texts, domain.labels] for domain in domains]).encode()).hexdigest()
+    return ", ".join(f"{domain.name} ({len(domain)} rows)" for domain in domains) + f", sha256 {rows[:12]}"
 
 
 def check_output(output: Path, config: TrainConfig) -> None:
@@ -374,7 +394,7 @@ def check_output(output: Path, config: TrainConfig) -> None:
 def _last_checkpoint(output: Path) -> Path:
     folders = sorted((output / "checkpoints").glob("step-*"))
     if not folders:
-        raise InputError(f"{output} holds no checkpoint to resume: start without --resume")
+        raise InputError(f"{output} holds no checkpoint to resume: start without --resume, or with --overwrite")
     return folders[-1]
 
 

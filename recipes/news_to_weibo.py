@@ -27,9 +27,10 @@ EMBEDDED = Recipe(
     target=("weibo_topics", "weibo_new_topics"),
     encoder=str(DATA / "encoder"),
     data_dir=str(DATA),
-    episodes=EpisodeSettings(ways=5, shots=5, queries=10),
+    episodes=EpisodeSettings(ways=5, shots=5, queries=10, valid_classes=("military", "realty")),
     learner=LearnerSettings(inner_steps=3, max_length=64),
-    config=TrainConfig(output="runs/news_to_weibo", meta_steps=60, meta_batch_size=2, outer_lr=1e-4, eval_every=20),
+    config=TrainConfig(output="runs/news_to_weibo", meta_steps=40, meta_batch_size=2, outer_lr=3e-4, eval_every=20),
+    evaluate=EvaluateSettings(fine_tune_steps=20, fine_tune_lr=3e-4, joint_epochs=5),
 )
 
 FULL = Recipe(
@@ -50,5 +51,5 @@ FULL = Recipe(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    full = any(word.startswith("--data-dir") for word in sys.argv)
+    full = any(word.startswith(("--data-dir", "--data_dir")) for word in sys.argv)
     main(FULL if full else EMBEDDED, __doc__)

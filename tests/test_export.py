@@ -400,3 +400,18 @@ def test_folder_that_metatext_did_not_save(tmp_path: Path, files: dict[str, str]
 def test_import_is_light() -> None:
     code = "import sys, metatext.export; assert not {'huggingface_hub', 'torch', 'transformers'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_scores_of_an_evaluation_go_into_the_card(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    row = {"method": "first-order MAML", "shots": 5, "draws": 10, "accuracy": 0.61, "accuracy_ci95": 0.02}
+    row |= {"macro_f1": 0.58, "macro_f1_ci95": 0.03}
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"target": "weibo_topics", "rows": [row]}), encoding="utf-8")
+    card = ModelCard(model_card(metadata_of(tmp_path / "m", method="first-order MAML"), "user/topics", table))
+    found = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results or []}
+    assert found == {("weibo_topics", "accuracy"): 0.61, ("weibo_topics", "macro_f1"): 0.58}
+    table.write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"table.json was not written by `metatext evaluate`"):
+        model_card(tmp_path / "m", "user/topics", table)

@@ -1,0 +1,431 @@
+"""The meta-gradient against independent truths: finite differences, an unrolled graph, closed forms."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHITECTURES, TOPICS
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
+from transformers import AutoModel
+
+from metatext import Episode, Learner
+from metatext.maml import adapted, evaluate_episode, meta_gradient, outer_loss, run_episode
+from metatext.settings import LearnerSettings
+from metatext.tasks import Examples
+from metatext.tokens import load_tokenizer
+
+MakeLearner = Callable[..., Learner]
+
+
+@pytest.fixture
+def make(make_learner: MakeLearner) -> MakeLearner:
+    """Full MAML in float64; each group and step has a rate of its own, a linear head random rows."""
+
+    def build(architecture: str = "bert", **settings: Any) -> Learner:
+        classes = {"classes": list(TOPICS)} if settings.get("head") == "linear" else {}
+        return spread(make_learner(architecture, **{"second_order_steps": 3} | classes | settings))
+
+    return build
+
+
+def spread(learner: Learner) -> Learner:
+    generator = torch.Generator().manual_seed(5)
+
+    def noise(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+
+    learner.log_inner_lr.data += 0.3 * noise(learner.log_inner_lr)
+    if learner.settings.head == "linear":
+        for parameter in learner.head.parameters():
+            parameter.data = 0.3 * noise(parameter)
+    else:
+        learner.head.log_scale.data.fill_(math.log(5.0))
+    return learner
+
+
+def group_of(name: str) -> str:
+    layer = re.search(r"layers?\.(\d)", name)
+    return f"layer {layer.group(1)}" if layer else "embeddings" if name.startswith("encoder.") else name
+
+
+def slope_error(learner: Learner, episode: Episode, exact: dict[str, Tensor]) -> float:
+    """Relative error of `exact` along a random direction in its parameters, against Richardson extrapolations."""
+    generator = torch.Generator().manual_seed(7)
+    parameters = {name: p for name, p in learner.named_parameters() if name in exact}
+    direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in parameters.items()}
+    norm = math.sqrt(sum(float(d.square().sum()) for d in direction.values()))
+    start = {name: p.detach().clone() for name, p in parameters.items()}
+
+    def loss(step: float) -> float:
+        for name, p in parameters.items():
+            p.data = start[name] + step / norm * direction[name]
+        value = outer_loss(learner, episode).item()
+        for name, p in parameters.items():
+            p.data = start[name]
+        return value
+
+    expected = sum(float((exact[name] * direction[name]).sum()) for name in exact) / norm
+    errors = []
+    for step in (3e-3, 1e-2):  # the smaller one nearly always does
+        wide, narrow = ((loss(h) - loss(-h)) / (2 * h) for h in (2 * step, step))
+        errors.append(abs((4 * narrow - wide) / 3 - expected) / abs(expected))
+        if errors[-1] < 1e-7:
+            break
+    return min(errors)
+
+
+def relative_error(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Largest error of any tensor, each relative to the norm of all (some are zero)."""
+    assert got.keys() == expected.keys()
+    norm = math.sqrt(sum(float(x.square().sum()) for x in expected.values()))
+    return max(float((got[name] - expected[name]).norm()) for name in expected) / norm
+
+
+# ---------------------------------------------------------------------------------------------- finite differences
+@pytest.mark.parametrize(
+    ("settings", "batch_size", "tolerance"),
+    [
+        ({"head": "prototype", "scope": "all"}, 64, 1e-6),
+        ({"head": "linear", "scope": "all", "pooling": "cls"}, 2, 1e-6),
+        ({"head": "prototype", "scope": "head", "pooling": "cls"}, 2, 1e-6),
+        ({"head": "linear", "scope": "head"}, 64, 1e-6),
+        ({"head": "prototype", "scope": "body"}, 2, 1e-6),
+        ({"head": "linear", "scope": "body"}, 64, 1e-6),
+        ({"head": "prototype", "scope": "top:1"}, 2, 1e-6),
+        ({"head": "linear", "scope": "top:1", "pooling": "cls"}, 64, 1e-6),
+        ({"head": "prototype", "scope": "all", "hvp": "finite-difference"}, 2, 1e-4),
+        ({"head": "linear", "scope": "top:1", "hvp": "finite-difference"}, 64, 1e-4),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else None,
+)
+def test_every_group_agrees_with_finite_differences(
+    make: MakeLearner, episode: Episode, settings: dict[str, str], batch_size: int, tolerance: float
+) -> None:
+    learner = make(**settings)
+    learner.batch_size = batch_size
+    loss, gradients = meta_gradient(learner, episode)
+    assert loss.item() == pytest.approx(outer_loss(learner, episode).item(), rel=1e-12)
+    assert gradients.keys() == dict(learner.named_parameters()).keys()
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, gradient in gradients.items():
+        groups.setdefault(group_of(name), {})[name] = gradient
+    head = ["head.log_scale"] if settings["head"] == "prototype" else ["head.bias", "head.weight"]
+    assert sorted(groups) == ["embeddings", *head, "layer 0", "layer 1", "log_inner_lr"]
+    errors = {name: slope_error(learner, episode, group) for name, group in groups.items()}
+    assert max(errors.values()) < tolerance, errors
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
+def test_every_architecture_agrees_with_finite_differences(
+    make: MakeLearner, episode: Episode, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if architecture == "modernbert":  # rotates queries and keys in float32 always, too coarse for differences
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    learner = make(architecture, inner_steps=2, second_order_steps=2)
+    learner.batch_size = 4
+    _, gradients = meta_gradient(learner, episode)
+    assert gradients.keys() == dict(learner.named_parameters()).keys()
+    assert slope_error(learner, episode, gradients) < 1e-6
+
+
+@pytest.mark.parametrize("head", ["prototype", "linear"])
+def test_frozen_embeddings_have_no_gradient_and_do_not_move(tiny_bert: Path, episode: Episode, head: Any) -> None:
+    encoder = AutoModel.from_pretrained(tiny_bert)
+    encoder.embeddings.requires_grad_(False)
+    classes = tuple(TOPICS) if head == "linear" else ()
+    settings = LearnerSettings(head=head, classes=classes, inner_steps=2, inner_lr=0.05, second_order_steps=2)
+    learner = spread(Learner(encoder, load_tokenizer(tiny_bert), settings, "tiny").double())
+    assert learner.inner_groups == ["layer 0", "layer 1", "head"]
+    _, gradients = meta_gradient(learner, episode)
+    wanted = {name for name, p in learner.named_parameters() if p.requires_grad}
+    assert gradients.keys() == wanted
+    assert not any(name.startswith("encoder.embeddings") for name in wanted)
+    assert slope_error(learner, episode, gradients) < 1e-6
+    table = encoder.embeddings.word_embeddings.weight.clone()
+    with adapted(learner, episode.support, episode.classes):
+        assert torch.equal(encoder.embeddings.word_embeddings.weight, table)
+
+
+@pytest.mark.parametrize("scope", ["all", "head"])
+def test_tied_parameters_get_the_gradient_of_all_their_uses(tiny_bert: Path, episode: Episode, scope: str) -> None:
+    encoder = AutoModel.from_pretrained(tiny_bert)
+    encoder.embeddings.position_embeddings.weight = encoder.embeddings.word_embeddings.weight
+    encoder.encoder.layer[1].attention.self.key.weight = encoder.encoder.layer[0].attention.self.query.weight
+    settings = LearnerSettings(inner_steps=2, inner_lr=0.05, second_order_steps=2, scope=scope)
+    learner = spread(Learner(encoder, load_tokenizer(tiny_bert), settings, "tiny").double())
+    _, gradients = meta_gradient(learner, episode)
+    assert "encoder.embeddings.position_embeddings.weight" not in gradients
+    groups = ("encoder.embeddings.word_embeddings.weight", "encoder.encoder.layer.0.attention.self.query.weight")
+    for name in groups:
+        assert slope_error(learner, episode, {name: gradients[name]}) < 1e-6
+    assert slope_error(learner, episode, gradients) < 1e-6
+
+
+# ------------------------------------------------------------------------------------------------- an unrolled graph
+def unrolled_gradient(learner: Learner, episode: Episode, constant_start: bool = False) -> dict[str, Tensor]:
+    """Algorithm 1 of Finn 2017 as one autograd graph over all inner steps (mean pooling, scope all).
+
+    Steps before the second-order ones take their gradient as a constant.
+    """
+    settings, hidden = learner.settings, learner.encoder.config.hidden_size
+    leaves = {name: p.detach().clone().requires_grad_() for name, p in learner.named_parameters()}
+    theta: dict[str, Tensor] = {name: p.clone() for name, p in leaves.items() if name.startswith("encoder.")}
+
+    def features(theta: dict[str, Tensor], texts: list[str]) -> Tensor:
+        tokens = learner.tokenizer(texts, padding=True, return_tensors="pt")
+        weights = {name.removeprefix("encoder."): p for name, p in theta.items() if name.startswith("encoder.")}
+        states = functional_call(learner.encoder, weights, kwargs=dict(tokens)).last_hidden_state
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        pooled = (states * mask).sum(1) / mask.sum(1)
+        centred = pooled - pooled.mean(1, keepdim=True)
+        return centred / (centred.square().mean(1, keepdim=True) + 1e-12).sqrt()
+
+    def loss(theta: dict[str, Tensor], texts: list[str], labels: list[int]) -> Tensor:
+        logits = features(theta, texts) @ theta["weight"].T + theta["bias"]
+        return cross_entropy(logits, torch.tensor(labels))
+
+    with sdpa_kernel(SDPBackend.MATH):
+        if settings.head == "linear":
+            rows = [settings.classes.index(name) for name in episode.classes]
+            theta |= {"weight": leaves["head.weight"][rows], "bias": leaves["head.bias"][rows]}
+        else:
+            points, labels = features(leaves, episode.support.texts), torch.tensor(episode.support.labels)
+            centroids = torch.stack([points[labels == c].mean(0) for c in range(len(episode.classes))])
+            if constant_start:
+                centroids = centroids.detach()
+            scale = leaves["head.log_scale"].exp() / hidden
+            theta |= {"weight": 2 * scale * centroids, "bias": -scale * (centroids**2).sum(1)}
+        for k in range(settings.inner_steps):
+            inner = loss(theta, episode.support.texts, episode.support.labels)
+            gradient = torch.autograd.grad(inner, list(theta.values()), create_graph=True)
+            if k < settings.inner_steps - settings.second_order_steps:
+                gradient = tuple(g.detach() for g in gradient)
+            moved = {}
+            for (name, p), g in zip(theta.items(), gradient, strict=True):
+                group = "head" if name in ("weight", "bias") else group_of(name)
+                moved[name] = p - leaves["log_inner_lr"][learner.inner_groups.index(group), k].exp() * g
+            theta = moved
+        outer = loss(theta, episode.query.texts, episode.query.labels)
+        return dict(zip(leaves, torch.autograd.grad(outer, list(leaves.values())), strict=True))
+
+
+@pytest.mark.parametrize("head", ["prototype", "linear"])
+@pytest.mark.parametrize("second_order_steps", [0, 1, 3])
+def test_sweep_equals_the_unrolled_graph(
+    make: MakeLearner, episode: Episode, head: str, second_order_steps: int
+) -> None:
+    learner = make(head=head, second_order_steps=second_order_steps)
+    _, gradients = meta_gradient(learner, episode)
+    assert relative_error(gradients, unrolled_gradient(learner, episode)) < 1e-12
+
+
+def test_classes_may_have_unequal_numbers_of_texts(make: MakeLearner, episode: Episode) -> None:
+    rows = [0, 1, 2, 3, 5]  # two, two and one of the six
+    texts, labels = ([values[i] for i in rows] for values in (episode.support.texts, episode.support.labels))
+    episode = dataclasses.replace(episode, support=Examples(texts, labels))
+    learner = make()
+    learner.batch_size = 2
+    _, gradients = meta_gradient(learner, episode)
+    assert relative_error(gradients, unrolled_gradient(learner, episode)) < 1e-12
+
+
+@pytest.mark.parametrize("second_order_steps", [0, 3])
+def test_without_prototype_gradient_the_heads_start_is_a_constant(
+    make: MakeLearner, episode: Episode, second_order_steps: int
+) -> None:
+    learner = make(second_order_steps=second_order_steps, prototype_gradient=False)
+    _, gradients = meta_gradient(learner, episode)
+    assert relative_error(gradients, unrolled_gradient(learner, episode, constant_start=True)) < 1e-12
+    assert relative_error(gradients, unrolled_gradient(learner, episode)) > 0.01
+
+
+# ------------------------------------------------------------------------------------------------------- first order
+def test_first_order_is_the_query_gradient_at_the_adapted_weights(make: MakeLearner, episode: Episode) -> None:
+    learner = make(head="linear", second_order_steps=0)
+    _, gradients = meta_gradient(learner, episode)
+    rows = [list(TOPICS).index(name) for name in episode.classes]
+    states: list[dict[str, Tensor]] = []  # theta_0 .. theta_3
+    for steps in range(4):
+        with adapted(learner, episode.support, episode.classes, steps) as layer:
+            moved = copy.deepcopy(learner)
+            moved.head.weight.data[rows], moved.head.bias.data[rows] = layer.weight, layer.bias
+        states.append({name: p.detach() for name, p in moved.named_parameters() if name != "log_inner_lr"})
+    for text, label in zip(episode.query.texts, episode.query.labels, strict=True):
+        ((batch, _),) = moved.batches(Examples([text], [label])).batches
+        logits = moved.features(batch)[0] @ moved.head.weight[rows].T + moved.head.bias[rows]
+        (-logits.log_softmax(0)[label] / len(episode.query)).backward()
+    expected = {name: p.grad for name, p in moved.named_parameters() if name != "log_inner_lr"}
+    rates = torch.zeros(4, 3, dtype=torch.float64)
+    for k in range(3):  # d L_Q / d log a_k = -<v_K, a_k g_k>, where a_k g_k = theta_k - theta_{k+1}
+        for name, v in expected.items():
+            group = "head" if name.startswith("head.") else group_of(name)
+            row = ["embeddings", "layer 0", "layer 1", "head"].index(group)
+            rates[row, k] -= (v * (states[k][name] - states[k + 1][name])).sum()
+    assert rates.abs().min() > 1e-6
+    torch.testing.assert_close(gradients["log_inner_lr"], rates, rtol=1e-9, atol=1e-13)
+    assert relative_error(gradients, expected | {"log_inner_lr": rates}) < 1e-11
+
+
+def test_second_order_differs_from_first(make: MakeLearner, episode: Episode) -> None:
+    _, first = meta_gradient(make(second_order_steps=0), episode)
+    _, truncated = meta_gradient(make(second_order_steps=1), episode)
+    _, full = meta_gradient(make(), episode)
+    for some, other in ((first, full), (truncated, full), (first, truncated)):
+        assert relative_error(some, other) > 0.01
+
+
+def test_rates_that_are_not_learned_have_no_gradient(make: MakeLearner, episode: Episode) -> None:
+    _, learned = meta_gradient(make(), episode)
+    _, fixed = meta_gradient(make(learn_inner_lr=False), episode)
+    assert learned.keys() - fixed.keys() == {"log_inner_lr"}
+    assert all(torch.equal(fixed[name], learned[name]) for name in fixed)
+
+
+# ------------------------------------------------------------------------------------------------------- closed form
+def test_one_step_of_a_head_is_softmax_regression(make: MakeLearner, episode: Episode) -> None:
+    learner = make(head="linear", scope="head", inner_steps=1, second_order_steps=1)
+    rows = [list(TOPICS).index(name) for name in episode.classes]
+    x = learner.encode(episode.support.texts).numpy()
+    targets = np.eye(3)[episode.support.labels]
+    weight, bias = (p.detach().numpy()[rows] for p in (learner.head.weight, learner.head.bias))
+    powers = np.exp(x @ weight.T + bias)
+    residual = (powers / powers.sum(1, keepdims=True) - targets) / len(x)
+    rate = np.exp(learner.log_inner_lr.item())
+    with adapted(learner, episode.support, episode.classes) as layer:
+        np.testing.assert_allclose(layer.weight.numpy(), weight - rate * residual.T @ x, rtol=1e-11)
+        np.testing.assert_allclose(layer.bias.numpy(), bias - rate * residual.sum(0), rtol=1e-11)
+
+
+# -------------------------------------------------------------------------------------------------- adapted, evaluate
+def test_evaluation_gives_the_loss_and_hits_of_the_sweep(make: MakeLearner, episode: Episode) -> None:
+    learner = make()
+    learner.batch_size = 3
+    loss, correct = evaluate_episode(learner, episode)
+    result = run_episode(learner, episode)
+    torch.testing.assert_close(result.loss, loss, rtol=1e-13, atol=0.0)
+    assert result.correct == correct
+    with adapted(learner, episode.support, episode.classes) as layer:
+        logits = learner.encode(episode.query.texts) @ layer.weight.T + layer.bias
+    labels = torch.tensor(episode.query.labels)
+    torch.testing.assert_close(loss, cross_entropy(logits, labels), rtol=1e-12, atol=0.0)
+    assert correct == (logits.argmax(1) == labels).sum()
+    assert 0 < correct <= 12
+
+
+def test_inner_loop_lowers_the_support_loss(make: MakeLearner, episode: Episode) -> None:
+    learner, losses = make(), []
+    labels = torch.tensor(episode.support.labels)
+    for steps in range(4):
+        with adapted(learner, episode.support, episode.classes, steps) as layer:
+            losses.append(cross_entropy(layer.logits(learner.encode(episode.support.texts)), labels).item())
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_no_steps_only_build_the_head(make: MakeLearner, episode: Episode) -> None:
+    learner = make()
+    before = copy.deepcopy(learner.state_dict())
+    with adapted(learner, episode.support, episode.classes, steps=0) as layer:
+        assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+    x, labels = learner.encode(episode.support.texts).numpy(), np.array(episode.support.labels)
+    centroids = np.stack([x[labels == c].mean(0) for c in range(3)])
+    np.testing.assert_allclose(layer.weight.numpy(), 2 * 5 / 32 * centroids, rtol=1e-11)
+    np.testing.assert_allclose(layer.bias.numpy(), -5 / 32 * (centroids**2).sum(1), rtol=1e-11)
+
+
+def test_further_steps_use_the_last_rates(make: MakeLearner, episode: Episode) -> None:
+    short, long = make(inner_steps=2, second_order_steps=0), make(inner_steps=4, second_order_steps=0)
+    long.log_inner_lr.data = short.log_inner_lr.data[:, [0, 1, 1, 1]]
+    with adapted(short, episode.support, episode.classes, steps=4) as got:
+        vectors, weight, bias = short.encode(episode.query.texts), got.weight.clone(), got.bias.clone()
+    with adapted(long, episode.support, episode.classes) as expected:
+        assert torch.equal(vectors, long.encode(episode.query.texts))
+        assert torch.equal(weight, expected.weight)
+        assert torch.equal(bias, expected.bias)
+
+
+# ------------------------------------------------------------------------------------------- the learner is left alone
+@pytest.mark.parametrize("hvp", ["exact", "finite-difference"])
+def test_learner_is_bit_equal_afterwards(make: MakeLearner, episode: Episode, hvp: str) -> None:
+    learner = make(hvp=hvp)
+    before = copy.deepcopy(learner.state_dict())
+    first, second = run_episode(learner, episode), run_episode(learner, episode)
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in learner.parameters())
+    assert torch.equal(first.loss, second.loss)
+    assert all(torch.equal(first.gradients[name], second.gradients[name]) for name in first.gradients)
+
+
+@pytest.mark.parametrize("hvp", ["exact", "finite-difference"])
+@pytest.mark.parametrize("nth", [1, 3, 4, 6])  # in the first step, the last, the query's pass, the sweep
+def test_learner_is_bit_equal_after_an_exception(
+    make: MakeLearner, episode: Episode, monkeypatch: pytest.MonkeyPatch, nth: int, hvp: str
+) -> None:
+    learner = make(hvp=hvp)
+    before = copy.deepcopy(learner.state_dict())
+    loss, calls = learner.loss, 0
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise RuntimeError("out of memory")
+        return loss(*arguments)
+
+    monkeypatch.setattr(learner, "loss", failing)
+    monkeypatch.setattr("metatext.tokens.buckets", lambda ids, size: [list(range(len(ids)))])  # one batch a pass
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_episode(learner, episode)
+    assert calls == nth
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+    with pytest.raises(RuntimeError, match="in the block"), adapted(learner, episode.support, episode.classes):
+        raise RuntimeError("in the block")
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+@pytest.mark.parametrize("head", ["prototype", "linear"])
+def test_no_tensors_stay_alive(make: MakeLearner, episode: Episode, head: str) -> None:
+    learner = make(head=head, inner_steps=1, second_order_steps=1)
+    counts = []
+    for _ in range(30):
+        run_episode(learner, episode)
+        counts.append(0)
+        if len(counts) in (10, 30):
+            gc.collect()
+            counts[-1] = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+    assert counts[9] > 0
+    assert counts[29] == counts[9]
+
+
+# ------------------------------------------------------------------------------------------------------- precision
+@pytest.mark.parametrize("hvp", ["exact", "finite-difference"])
+def test_loss_scale_leaves_the_gradients_as_they_are(make: MakeLearner, episode: Episode, hvp: str) -> None:
+    learner = make(hvp=hvp)
+    loss, plain = meta_gradient(learner, episode)
+    learner.loss_scale = 1024.0
+    scaled_loss, scaled = meta_gradient(learner, episode)
+    assert torch.equal(scaled_loss, loss)
+    assert relative_error(scaled, plain) < 1e-12
+
+
+def test_bf16_gradient_points_the_same_way(make: MakeLearner, episode: Episode) -> None:
+    learner = make(second_order_steps=0).float()
+    _, full = meta_gradient(learner, episode)
+    learner.autocast_dtype = torch.bfloat16
+    _, half = meta_gradient(learner, episode)
+    assert all(gradient.dtype == torch.float32 for gradient in half.values())
+    some, other = (torch.cat([g[name].flatten() for name in full]) for g in (full, half))
+    assert not torch.equal(some, other)
+    assert torch.cosine_similarity(some, other, dim=0) > 0.98
