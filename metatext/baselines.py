@@ -89,7 +89,7 @@ def train_classifier(
     assert isinstance(model.head, LinearHead)
     targets = torch.tensor([model.head.classes.index(label) for label in labels], device=model.device)
     groups = [{"params": model.encoder.parameters(), "lr": lr}, {"params": model.head.parameters(), "lr": 1e-3}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps + 1)
     generator = torch.Generator().manual_seed(seed)
     layer, rows = LinearLayer(model.head.weight, model.head.bias), list[int]()

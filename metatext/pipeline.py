@@ -102,23 +102,19 @@ def evaluate(
     draws = make_draws(
         target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
     )
-    dtype = torch.bfloat16 if settings.precision == "bf16" else None
     learners: dict[str, Learner] = {}
     for run in runs:
-        learner = Learner.from_pretrained(run).to(default_device())
-        learner.autocast_dtype = dtype
+        learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))
         if isinstance(learner.head, LinearHead):
             learner.head.start(target.classes)  # refuses labels that it does not know, before hours of baselines
         name = learner.settings.method
         learners[name if name not in learners else f"{name} ({run})"] = learner
     first = next(iter(learners.values()))
+    view: dict[str, Any] = {name: getattr(first.settings, name) for name in ("pooling", "text_prefix", "max_length")}
 
     @cache
     def encoder() -> Learner:
-        same = {name: getattr(first.settings, name) for name in ("pooling", "text_prefix", "max_length")}
-        result = Learner.from_pretrained(first.base_model, **same).to(default_device())
-        result.autocast_dtype = dtype
-        return result
+        return _load(first.base_model, settings, **view)
 
     @cache
     def joint() -> Learner:
@@ -127,11 +123,11 @@ def evaluate(
     shared = set(target.classes) <= {name for domain in sources for name in domain.classes}
     if not shared:
         settings = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
-    log = _log_of(output, draws, first, sources, settings) if output else None
+    log = _log_of(output, draws, first.base_model, view, sources, settings) if output else None
     weights = {name: _digest([p.double().sum().item() for p in x.parameters()]) for name, x in learners.items()}
     records = run_methods(make_methods(settings, target, encoder, joint, learners), draws, log=log, weights=weights)
     rows = summarise(records)
-    result = {
+    result: dict[str, Any] = {
         "target": target.name,
         "target_rows": len(target),
         "classes": target.classes,
@@ -152,15 +148,26 @@ def evaluate(
     return result
 
 
+def _load(name: str, settings: EvaluateSettings, **options: Any) -> Learner:
+    """A learner or encoder, where and in the precision in which it is judged."""
+    learner = Learner.from_pretrained(name, **options).to(default_device())
+    learner.autocast_dtype = torch.bfloat16 if settings.precision == "bf16" else None
+    return learner
+
+
 def _log_of(
-    output: Path, draws: Sequence[Draw], learner: Learner, sources: Sequence[Domain], settings: EvaluateSettings
+    output: Path,
+    draws: Sequence[Draw],
+    encoder: str,
+    view: dict[str, Any],
+    sources: Sequence[Domain],
+    settings: EvaluateSettings,
 ) -> Path:
     """The file beside `output` that holds the results of just these draws, encoder, sources and settings."""
     same = dataclasses.asdict(settings)
-    del same["methods"], same["joint"]
-    shown = {name: getattr(learner.settings, name) for name in ("pooling", "text_prefix", "max_length")}
+    del same["methods"], same["joint"], same["max_length"]
     sizes = [(domain.name, len(domain)) for domain in sources]
-    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, shown, Path(learner.base_model).name, sizes)
+    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, Path(encoder).name, sizes)
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.with_name(f".{output.name}.{digest}.jsonl")
 
@@ -183,7 +190,7 @@ def _joint(encoder: Learner, sources: Sequence[Domain], settings: EvaluateSettin
         note = folder / "joint.json"
         if not note.exists() or json.loads(note.read_text(encoding="utf-8")) != how:
             raise FileExistsError(f"{folder} holds another joint training: name another folder, or remove it")
-        model = Learner.from_pretrained(folder).to(encoder.device)
+        model = Learner.from_pretrained(folder, max_length=encoder.settings.max_length).to(encoder.device)
     else:
         logger.info("joint training on %d source rows", sum(map(len, sources)))
         model = joint_training(encoder, sources, settings.joint_epochs, lr=settings.fine_tune_lr)

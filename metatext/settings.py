@@ -190,6 +190,8 @@ class EvaluateSettings:
     """Classes per draw, drawn at random; by default all."""
     test_size: int = 1000
     """Most rows that a draw is judged on."""
+    max_length: int | None = None
+    """Longest text in tokens, for all methods alike; by default the learner's."""
     draw_seed: int = 0
     """Seed of the draws."""
     fine_tune_steps: int = 40

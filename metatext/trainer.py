@@ -104,7 +104,7 @@ class MetaTrainer:
         learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
         self.state = _State(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self._groups())
+        self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.history: list[dict[str, float]] = []
 

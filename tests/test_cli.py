@@ -1,0 +1,379 @@
+"""The `metatext` command: what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TOPICS, make_rows
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from metatext import __version__
+from metatext.cli import main
+
+pytestmark = pytest.mark.slow
+
+COLUMNS = ("--text", "text", "--label", "label")
+SMALL = ("--ways", "2", "--shots", "2", "--queries", "3", "--meta-steps", "2", "--meta-batch-size", "2",
+         "--inner-steps", "1", "--eval-episodes", "2", "--no-progress")  # fmt: skip
+
+
+def words(*arguments: Any) -> list[str]:
+    return [str(word) for word in arguments]
+
+
+def command(*arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """`metatext` in a process of its own."""
+    run = [sys.executable, "-m", "metatext", *words(*arguments)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one sentence with which the command refuses its arguments, in this process."""
+
+    def run(*arguments: Any) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(words(*arguments))
+        assert stop.value.code == 2
+        out, errors = capsys.readouterr()
+        lines = [line for line in errors.splitlines() if line and "Loading weights" not in line]
+        assert out == "" and len(lines) == 1, errors
+        return lines[0]
+
+    return run
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled files: a and b are sources, target has five rows a class."""
+    made = tmp_path_factory.mktemp("files")
+    for name, seed, per_class in (("a", 0, 8), ("b", 1, 8), ("target", 2, 5)):
+        write_jsonl(made / f"{name}.jsonl", make_rows(seed, per_class))
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tiny_bert: Path) -> Path:
+    main(words("train", "--source", folder / "a.jsonl", folder / "b.jsonl", "--encoder", tiny_bert, *SMALL,
+               "--output", folder / "run"))  # fmt: skip
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, run: Path) -> Path:
+    main(words("adapt", run, folder / "target.jsonl", *COLUMNS, "--output", folder / "model"))
+    return folder / "model"
+
+
+# ---------------------------------------------------------------- help
+def test_help_needs_no_torch() -> None:
+    code = """
+import sys
+from metatext.cli import main
+for words in ([], ["train"], ["adapt"], ["predict"], ["evaluate"], ["export"]):
+    try:
+        main([*words, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0, words
+loaded = {"torch", "transformers", "accelerate", "sklearn", "datasets"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for word in (
+        "train",
+        "adapt",
+        "predict",
+        "evaluate",
+        "export",
+        "--meta-steps",
+        "--inner-lr",
+        "--shots",
+        "--hub-id",
+    ):
+        assert word in done.stdout
+
+
+def test_a_misspelt_option_is_met_with_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--source", "a.jsonl", "--encoder", "x", "--output", "y", "--meta-step", "3"])
+    assert stop.value.code == 2
+    out, errors = capsys.readouterr()
+    assert out == "" and "--meta-step" in errors and "--meta-steps" in errors and "Traceback" not in errors
+
+
+# ---------------------------------------------------------------- train, adapt, predict
+def test_train_adapt_predict_in_processes_of_their_own(folder: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    sources = (folder / "a.jsonl", folder / "b.jsonl")
+    done = command("train", "--source", *sources, "--encoder", tiny_bert, *SMALL, "--output", tmp_path / "run")
+    assert done.stdout.startswith(f"{tmp_path / 'run'}: 2 meta-steps in ") and done.stdout.count("\n") == 1
+    assert "Warning" not in done.stderr and "Loading" not in done.stderr and "Traceback" not in done.stderr
+    done = command("adapt", tmp_path / "run", folder / "target.jsonl", *COLUMNS, "--output", tmp_path / "model")
+    assert done.stdout == f"{tmp_path / 'model'}: a classifier of 6 classes, adapted to 30 texts\n"
+    posts = write_jsonl(
+        tmp_path / "posts.jsonl", [{"id": i, "text": row["text"]} for i, row in enumerate(make_rows(3, 4))]
+    )
+    done = command("predict", tmp_path / "model", posts, "--text", "text", "--output", tmp_path / "out.jsonl")
+    assert done.stdout == f"{tmp_path / 'out.jsonl'}: 24 texts labelled\n"
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    assert [list(row) for row in rows] == [["id", "text", "label", "score"]] * 24
+    assert [(row["id"], row["text"]) for row in rows] == [(row["id"], row["text"]) for row in read_jsonl(posts)]
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    classifier = pipeline("text-classification", plain, tokenizer=AutoTokenizer.from_pretrained(tmp_path / "model"))
+    answers = classifier([row["text"] for row in rows])
+    assert [answer["label"] for answer in answers] == [row["label"] for row in rows]
+    assert [answer["score"] for answer in answers] == pytest.approx([row["score"] for row in rows], abs=1e-4)
+    accuracy = sum(row["label"] == true["label"] for row, true in zip(rows, make_rows(3, 4), strict=True)) / 24
+    assert accuracy > 0.5
+
+
+def test_a_run_says_what_it_was_made_of(run: Path, folder: Path, tiny_bert: Path) -> None:
+    sources = json.loads((run / "sources.json").read_text(encoding="utf-8"))
+    assert [source["path"] for source in sources] == [str(folder / "a.jsonl"), str(folder / "b.jsonl")]
+    assert (sources[0]["text"], sources[0]["label"], sources[0]["clean"]) == ("text", "label", [])
+    metadata = json.loads((run / "metatext.json").read_text(encoding="utf-8"))
+    assert (metadata["kind"], metadata["base_model"], metadata["sources"]) == ("learner", str(tiny_bert), ["a", "b"])
+    config = json.loads((run / "training.json").read_text(encoding="utf-8"))["config"]
+    assert (config["ways"], config["shots"], config["meta_steps"], config["inner_steps"]) == (2, 2, 2, 1)
+
+
+def test_a_saved_learner_goes_on_as_the_encoder(run: Path, folder: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    more = (*SMALL, "--outer-lr", "1e-9", "--rate-lr", "1e-9", "--weight-decay", "0")
+    main(words("train", "--source", folder / "b.jsonl", "--encoder", run, *more, "--output", tmp_path / "more"))
+    first, second = (load_file(path / "learner.safetensors") for path in (run, tmp_path / "more"))
+    assert first["head.log_scale"].item() == pytest.approx(second["head.log_scale"].item(), abs=1e-6)
+    assert first["head.log_scale"].item() != pytest.approx(3.4657, abs=1e-3)  # log 32, where an encoder would start
+    metadata = json.loads((tmp_path / "more" / "metatext.json").read_text(encoding="utf-8"))
+    assert (metadata["base_model"], metadata["sources"]) == (str(tiny_bert), ["a", "b"])
+
+
+def test_an_adapted_classifier_says_what_it_was_made_of(model: Path) -> None:
+    metadata = json.loads((model / "metatext.json").read_text(encoding="utf-8"))
+    assert metadata["kind"] == "classifier" and metadata["classes"] == sorted(TOPICS)
+    assert metadata["support"] == dict.fromkeys(sorted(TOPICS), 5) and metadata["metatext_version"] == __version__
+    assert not [path for path in model.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_predict_keeps_every_column(model: Path, tmp_path: Path, suffix: str) -> None:
+    given = [{"no": i, "text": f'{row["text"]}, "quoted"\n次行', "label": row["label"], "note": None if i else "x"}
+             for i, row in enumerate(make_rows(3, 2))]  # fmt: skip
+    source, output = write_jsonl(tmp_path / "posts.jsonl", given), tmp_path / f"out.{suffix}"
+    main(words("predict", model, source, "--output", output))
+    if suffix == "jsonl":
+        rows = read_jsonl(output)
+    elif suffix == "csv":
+        with output.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_table(output).to_pylist()
+    assert list(rows[0]) == ["no", "text", "label_given", "note", "label", "score"]
+    assert [(int(row["no"]), row["text"], row["label_given"]) for row in rows] == [
+        (row["no"], row["text"], row["label"]) for row in given
+    ]
+    assert all(row["label"] in TOPICS and 1 / 6 <= float(row["score"]) <= 1 for row in rows)
+
+
+def test_what_was_predicted_can_be_predicted_again(model: Path, folder: Path, tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{n}.jsonl" for n in range(3))
+    main(words("predict", model, folder / "target.jsonl", "--output", first))
+    main(words("predict", model, first, "--output", second))
+    main(words("predict", model, second, "--output", third))
+    assert [row["label"] for row in read_jsonl(third)] == [row["label"] for row in read_jsonl(first)]
+    assert [row["text"] for row in read_jsonl(third)] == [row["text"] for row in read_jsonl(folder / "target.jsonl")]
+
+
+def test_predict_cleans_what_it_classifies_but_not_the_file(model: Path, tmp_path: Path) -> None:
+    texts = [row["text"] for row in make_rows(3, 1)]
+    dirty = write_jsonl(tmp_path / "dirty.jsonl", [{"text": f"@某人 {text} http://t.cn/abc"} for text in texts])
+    plain = write_jsonl(tmp_path / "plain.jsonl", [{"text": text} for text in texts])
+    main(words("predict", model, dirty, "--clean", "weibo", "--output", tmp_path / "cleaned.jsonl"))
+    main(words("predict", model, plain, "--output", tmp_path / "out.jsonl"))
+    cleaned, out = read_jsonl(tmp_path / "cleaned.jsonl"), read_jsonl(tmp_path / "out.jsonl")
+    assert [row["text"] for row in cleaned] == [row["text"] for row in read_jsonl(dirty)]
+    assert [row["score"] for row in cleaned] == pytest.approx([row["score"] for row in out], abs=1e-5)
+
+
+# ---------------------------------------------------------------- evaluate
+def test_evaluate_writes_rows_and_records(run: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
+    main(words("evaluate", run, "--target", folder / "target.jsonl", "--shots", 1, 2, "--draws", 2, "--joint-epochs", 1,
+               "--fine-tune-steps", 2, "--output", tmp_path / "table.json"))  # fmt: skip
+    result = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
+    assert len(result["rows"]) == 7 * 2 and len(result["records"]) == 7 * 2 * 2
+    assert {"accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95", "fit_seconds", "draws"} < result["rows"][0].keys()
+    assert result["rows"][-1]["method"] == "first-order MAML" and result["target"] == "target"
+    assert capsys.readouterr().out.startswith(result["table"] + "\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+
+
+# ---------------------------------------------------------------- mistakes
+@pytest.fixture(scope="module")
+def bad(folder: Path) -> Path:
+    """Files and folders that cannot be used."""
+    rows = make_rows(4, 3)
+    write_jsonl(folder / "one.jsonl", [row for row in rows if row["label"] == "car"])
+    write_jsonl(folder / "gap.jsonl", [*rows[:4], {"text": " ", "label": "car"}])
+    (folder / "empty.csv").write_text("")
+    (folder / "header.csv").write_text("text,label\n")
+    (folder / "noise.csv").write_bytes(b"text,label\n" + bytes(range(128, 256)) * 3 + b",a\n")
+    (folder / "letter.docx").write_bytes(b"PK\x03\x04")
+    (folder / "hollow").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("none.csv", ["none.csv"]),
+        ("empty.csv", ["empty.csv"]),
+        ("header.csv", ["header.csv"]),
+        ("noise.csv", ["noise.csv", "encoding"]),
+        ("letter.docx", ["letter.docx", "csv"]),
+        ("one.jsonl", ["one.jsonl", "only one class", "'car'"]),
+        ("gap.jsonl", ["gap.jsonl", "row 5"]),
+        ("hollow", ["hollow"]),
+    ],
+)
+def test_a_bad_file_is_refused(
+    refused: Callable[..., str], run: Path, bad: Path, tmp_path: Path, file: str, expected: list[str]
+) -> None:
+    sentence = refused("adapt", run, bad / file, *COLUMNS, "--output", tmp_path / "model")
+    assert sentence.startswith("metatext: ") and all(word in sentence for word in expected), sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_column_is_refused(
+    refused: Callable[..., str], run: Path, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    target = folder / "target.jsonl"
+    for sentence in (
+        refused("adapt", run, target, "--text", "body", "--label", "label", "--output", tmp_path / "model"),
+        refused("predict", model, target, "--text", "body", "--output", tmp_path / "out.csv"),
+    ):
+        assert "target.jsonl" in sentence and "'body'" in sentence and "there are 'text', 'label'" in sentence, sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_model_is_refused(
+    refused: Callable[..., str], run: Path, model: Path, bad: Path, tmp_path: Path
+) -> None:
+    target = bad / "target.jsonl"
+    adapt = lambda learner: refused("adapt", learner, target, *COLUMNS, "--output", tmp_path / "x")  # noqa: E731
+    assert "hollow holds no model: there is no config.json" in adapt(bad / "hollow")
+    assert "model holds a classifier, but what is needed is a meta-trained learner" in adapt(model)
+    assert "nowhere/at-all" in adapt("nowhere/at-all")
+    predict = lambda learner: refused("predict", learner, target, "--output", tmp_path / "x.csv")  # noqa: E731
+    assert "run is a learner, which predicts nothing yet: run `metatext adapt" in predict(run)
+    assert "hollow holds no model: there is no config.json" in predict(bad / "hollow")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_rows_are_refused(
+    refused: Callable[..., str], run: Path, folder: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    train = ("train", "--source", folder / "a.jsonl", "--encoder", tiny_bert, "--output", tmp_path / "run")
+    assert "domain 'a' has 0 classes with 65 distinct texts" in refused(*train, "--shots", 50)
+    assert "'a'" in refused(*train, "--ways", 7, "--shots", 1, "--queries", 1)
+    evaluate = ("evaluate", run, "--target", folder / "target.jsonl", "--output", tmp_path / "table.json")
+    assert "class 'car' of 'target' has 5 distinct texts to draw from, but 50 shots need 51" in refused(
+        *evaluate, "--shots", 50
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_label_is_refused_by_a_learned_head(
+    refused: Callable[..., str], folder: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    main(words("train", "--source", folder / "a.jsonl", folder / "b.jsonl", "--encoder", tiny_bert, "--head", "linear",
+               *SMALL, "--output", shared))  # fmt: skip
+    main(words("adapt", shared, folder / "target.jsonl", *COLUMNS, "--output", tmp_path / "model"))
+    rows = [{"text": "音乐会", "label": "music"}, {"text": "汽车", "label": "car"}]
+    other = write_jsonl(tmp_path / "other.jsonl", rows)
+    sentence = refused("adapt", shared, other, *COLUMNS, "--output", tmp_path / "never")
+    assert "label 'music' is unknown to this learner, whose learned head knows car, finance, food" in sentence
+    assert not (tmp_path / "never").exists()
+
+
+def test_what_is_there_already_is_kept(
+    refused: Callable[..., str], run: Path, model: Path, folder: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    before = {path: path.read_bytes() for path in (*run.glob("*.*"), *model.glob("*.*"))}
+    sentence = refused("train", "--source", folder / "a.jsonl", "--encoder", tiny_bert, *SMALL, "--output", run)
+    assert f"{run} already exists" in sentence and "--resume" in sentence and "--overwrite" in sentence
+    sentence = refused("adapt", run, folder / "target.jsonl", *COLUMNS, "--output", model)
+    assert f"{model} already exists" in sentence and "--overwrite" in sentence and "--resume" not in sentence
+    (tmp_path / "out.csv").write_text("mine")
+    sentence = refused("predict", model, folder / "target.jsonl", "--output", tmp_path / "out.csv")
+    assert "out.csv already exists" in sentence and (tmp_path / "out.csv").read_text() == "mine"
+    sentence = refused("evaluate", run, "--target", folder / "target.jsonl", "--output", tmp_path / "out.csv")
+    assert "out.csv already exists" in sentence
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--inner-steps", "2", "--second-order-steps", "3"), "second_order_steps must be from 0 to inner_steps (2)"),
+        (("--scope", "bottom"), "scope must be all, head, body or top:L such as top:2, got 'bottom'"),
+        (("--meta-steps", "0"), "meta_steps must be at least 1, got 0"),
+        (("--resume", "--overwrite"), "--resume and --overwrite contradict each other: choose one"),
+        (("--resume",), "holds no checkpoint to resume: start without --resume"),
+        (("--valid-classes", "music"), "validation class 'music' is in no source; their classes are car, finance"),
+    ],
+)
+def test_contradictory_options_are_refused(
+    folder: Path,
+    tiny_bert: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    expected: str,
+) -> None:
+    train = ("train", "--source", folder / "a.jsonl", "--encoder", tiny_bert, "--ways", 2, "--shots", 2, "--queries", 2)
+    with pytest.raises(SystemExit) as stop:
+        main(words(*train, "--output", tmp_path / "run", *options))
+    out, errors = capsys.readouterr()
+    assert stop.value.code == 2 and out == "" and not list(tmp_path.iterdir())
+    assert expected in " ".join(errors.split()) and "Traceback" not in errors  # tyro breaks lines
+
+
+def test_predict_refuses_an_output_of_unknown_kind_before_it_works(
+    refused: Callable[..., str], model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metatext.adapt.predict", lambda *arguments: pytest.fail("it predicted"))
+    sentence = refused("predict", model, folder / "target.jsonl", "--output", tmp_path / "out.xlsx")
+    assert "out.xlsx" in sentence and ".jsonl" in sentence and not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_a_process_of_its_own(run: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = ("adapt", run, folder / "none.csv", *COLUMNS, "--output", tmp_path / "model")
+    done = command(*arguments, code=2)
+    assert done.stdout == "" and done.stderr.startswith("metatext: ") and done.stderr.count("\n") == 1
+    assert "none.csv" in done.stderr
+    done = command(*arguments, "--debug", code=1)
+    assert "Traceback (most recent call last)" in done.stderr and "FileNotFoundError" in done.stderr
+    assert not list(tmp_path.iterdir())

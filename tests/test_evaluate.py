@@ -1,0 +1,338 @@
+"""Draws, statistics, baselines and the comparison of methods."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TOPICS, make_domain
+
+from metatext import Domain, FewShotClassifier, InputError, Learner, baselines, pipeline
+from metatext.evaluate import (
+    METHODS,
+    Answer,
+    confidence_interval,
+    make_draws,
+    make_methods,
+    maml,
+    markdown_table,
+    paired_difference,
+    run_methods,
+    summarise,
+    timed,
+)
+from metatext.settings import EvaluateSettings
+
+RECORDS = [
+    {"method": "A", "shots": 1, "draw": 0, "accuracy": 0.5, "macro_f1": 0.4, "fit_seconds": 1.0, "test_rows": 8},
+    {"method": "A", "shots": 1, "draw": 1, "accuracy": 0.7, "macro_f1": 0.6, "fit_seconds": 3.0, "test_rows": 8},
+    {"method": "A", "shots": 5, "draw": 0, "accuracy": 0.8, "macro_f1": 0.8, "fit_seconds": 0.25, "test_rows": 8},
+    {"method": "A", "shots": 5, "draw": 1, "accuracy": 0.8, "macro_f1": 0.8, "fit_seconds": 0.25, "test_rows": 8},
+    {"method": "B", "shots": 1, "draw": 1, "accuracy": 0.6, "macro_f1": 0.5, "fit_seconds": 0.0, "test_rows": 8},
+    {"method": "B", "shots": 1, "draw": 0, "accuracy": 0.2, "macro_f1": 0.1, "fit_seconds": 0.0, "test_rows": 8},
+    {"method": "B", "shots": 5, "draw": 0, "accuracy": 0.25, "macro_f1": 0.25, "fit_seconds": 0.0, "test_rows": 8},
+    {"method": "B", "shots": 5, "draw": 1, "accuracy": 0.25, "macro_f1": 0.25, "fit_seconds": 0.0, "test_rows": 8},
+]
+
+
+# ---------------------------------------------------------------- draws
+def test_draws_are_a_function_of_the_seed() -> None:
+    one, two, other = (make_draws(make_domain(), [1, 3], 4, seed) for seed in (5, 5, 6))
+    assert one == two
+    assert [d.support for d in one] != [d.support for d in other]
+    assert [(d.number, d.shots) for d in one] == [(n, k) for n in range(4) for k in (1, 3)]
+    assert one[0].support != one[2].support
+
+
+@pytest.mark.parametrize("test_size", [1000, 30], ids=["rest", "fixed"])
+def test_supports_are_balanced_nested_and_apart_from_the_test_texts(test_size: int) -> None:
+    target = make_domain()
+    label_of = dict(zip(target.texts, target.labels, strict=True))
+    for number in range(3):
+        few, more = (d for d in make_draws(target, [2, 5], 3, 1, test_size=test_size) if d.number == number)
+        assert Counter(label for _, label in few.support) == dict.fromkeys(TOPICS, 2)
+        assert Counter(label for _, label in more.support) == dict.fromkeys(TOPICS, 5)
+        assert set(few.support) < set(more.support) and few.test == more.test
+        assert not {text for text, _ in more.support} & {text for text, _ in more.test}
+        assert all(label_of[text] == label for text, label in more.support + more.test)
+        assert len({text for text, _ in more.test}) == len(more.test)
+
+
+def test_a_large_target_has_one_test_set_and_a_small_one_is_judged_on_the_rest() -> None:
+    large = make_draws(make_domain(), [2], 3, test_size=30)
+    assert all(draw.test == large[0].test for draw in large) and len(large[0].test) == 30
+    small = make_draws(make_domain(), [2], 3)
+    assert [len(draw.test) for draw in small] == [108, 108, 108]  # 120 rows less 6 classes of 2 shots
+    assert set(small[0].test) != set(small[1].test)
+
+
+def test_another_test_file_is_used_as_it_is() -> None:
+    test = make_domain(9, per_class=3)
+    draws = make_draws(make_domain(), [2], 2, test=test)
+    assert all(sorted(draw.test) == sorted(zip(test.texts, test.labels, strict=True)) for draw in draws)
+    fewer = make_draws(make_domain(), [2], 2, test=test, test_size=7)
+    assert len(fewer[0].test) == 7 and fewer[0].test == fewer[1].test and set(fewer[0].test) < set(draws[0].test)
+
+
+def test_ways_takes_some_classes_for_support_and_test() -> None:
+    draws = make_draws(make_domain(), [1, 2], 6, ways=3)
+    chosen = []
+    for draw in draws:
+        classes = {label for _, label in draw.support}
+        assert len(classes) == 3 and {label for _, label in draw.test} == classes
+        chosen.append(tuple(sorted(classes)))
+    assert len(set(chosen)) > 1 and chosen[::2] == chosen[1::2]
+
+
+def test_copies_and_texts_of_two_classes_are_not_drawn() -> None:
+    texts = ["一", "一", "二", "三", "四", "四", "五", "六"]
+    target = Domain.from_records(texts, ["a", "a", "a", "a", "a", "b", "b", "b"], name="posts")
+    for draw in make_draws(target, [1], 4):
+        assert sorted(draw.support + draw.test) == [("一", "a"), ("三", "a"), ("二", "a"), ("五", "b"), ("六", "b")]
+
+
+def test_bad_draws_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match="draws must be at least 2 for a confidence interval, got 1"):
+        make_draws(make_domain(), [1], 1)
+    with pytest.raises(
+        InputError, match=r"shots must be numbers of labelled texts per class, at least 1, got \[0, 5\]"
+    ):
+        make_draws(make_domain(), [0, 5])
+    with pytest.raises(InputError, match=r"shots must be .* got \[\]"):
+        make_draws(make_domain(), [])
+    few = Domain.from_records(["一", "二", "三", "四", "五"], ["good", "good", "good", "bad", "bad"], name="posts")
+    with pytest.raises(
+        InputError, match=r"class 'bad' of 'posts' has 2 distinct texts .* 2 shots need 3: lower --shots"
+    ):
+        make_draws(few, [1, 2])
+
+
+# ---------------------------------------------------------------- statistics
+def test_confidence_interval_is_students() -> None:
+    assert confidence_interval([1, 2, 3, 4]) == (2.5, pytest.approx(2.0542603))  # 3.1824463 * 1.2909944 / 2
+    assert confidence_interval([0.5, 0.5, 0.5]) == (0.5, 0.0)
+    mean, half = confidence_interval([0.25])
+    assert mean == 0.25 and math.isnan(half)
+
+
+def test_summary_has_a_row_a_method_and_shots() -> None:
+    rows = summarise(RECORDS)
+    assert [(row["method"], row["shots"], row["draws"]) for row in rows] == [
+        ("A", 1, 2), ("A", 5, 2), ("B", 1, 2), ("B", 5, 2),
+    ]  # fmt: skip
+    assert rows[0]["accuracy"] == pytest.approx(0.6) and rows[0]["macro_f1"] == pytest.approx(0.5)
+    assert rows[0]["accuracy_ci95"] == pytest.approx(1.2706205)  # 12.706205 * 0.1
+    assert rows[0]["fit_seconds"] == 2.0 and rows[1]["accuracy_ci95"] == 0.0
+
+
+def test_table_is_markdown() -> None:
+    assert markdown_table(summarise(RECORDS)).splitlines() == [
+        "| method | 1 shot: accuracy / macro-F1 | 5 shots: accuracy / macro-F1 | s per fit |",
+        "|---|---|---|---|",
+        "| A | 60.0 ± 127.1 / 50.0 ± 127.1 | 80.0 ± 0.0 / 80.0 ± 0.0 | 2-0.25 |",
+        "| B | 40.0 ± 254.1 / 30.0 ± 254.1 | 25.0 ± 0.0 / 25.0 ± 0.0 | 0 |",
+    ]
+
+
+def test_differences_are_paired_by_draw() -> None:
+    assert paired_difference(RECORDS, "A", "B", 1) == (pytest.approx(0.2), pytest.approx(1.2706205))  # 0.3 and 0.1
+    assert paired_difference(RECORDS, "B", "A", 5) == (pytest.approx(-0.55), pytest.approx(0.0))
+
+
+# ---------------------------------------------------------------- running
+def test_scores_are_those_of_the_answers() -> None:
+    target = Domain.from_records(["一", "二", "三", "四", "五", "六"], ["a", "a", "a", "a", "b", "b"], name="posts")
+    always_a = {"always a": lambda texts, labels, queries: Answer(["a"] * len(queries), 0.12345)}
+    first, second = run_methods(always_a, make_draws(target, [1], 2), progress=False)
+    assert (first["method"], first["shots"], first["draw"], second["draw"]) == ("always a", 1, 0, 1)
+    assert (first["test_rows"], first["accuracy"], first["fit_seconds"]) == (4, 0.75, 0.123)
+    assert first["macro_f1"] == pytest.approx(0.4285714)  # (6/7 + 0) / 2
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
+    draws, log, calls = make_draws(make_domain(), [1, 2], 3), tmp_path / "log.jsonl", []
+
+    def method(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
+        if len(calls) == 4:
+            calls.append("interrupted")
+            raise KeyboardInterrupt
+        calls.append(labels)
+        return Answer(list(labels[:1]) * len(queries), 0.5)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_methods({"one": method}, draws, False, log)
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 4
+    records = run_methods({"one": method}, draws, False, log)
+    assert len(calls) == 4 + 1 + 2
+    assert [(r["shots"], r["draw"]) for r in records] == [(d.shots, d.number) for d in draws]
+    assert records == [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert run_methods({"one": method}, draws, False, log) == records and len(calls) == 7
+    log.write_text(log.read_text(encoding="utf-8")[:-9], encoding="utf-8")  # the last line was cut by a kill
+    assert run_methods({"one": method}, draws, False, log) == records and len(calls) == 8
+    assert run_methods({"one": method}, draws, False, log) == records and len(calls) == 8
+
+
+def test_methods_are_chosen_by_key(tiny_bert: Path) -> None:
+    def never() -> Learner:
+        raise AssertionError("no method asked for it")
+
+    settings = EvaluateSettings(methods=("tfidf", "majority", "maml"))
+    learners = {"full MAML": Learner.from_pretrained(tiny_bert)}
+    methods = make_methods(settings, make_domain(), never, never, learners)
+    assert list(methods) == ["majority class", "TF-IDF + logistic regression", "full MAML"]
+    with pytest.raises(InputError, match="unknown method 'svm': choose from majority, tfidf, frozen, finetune"):
+        make_methods(EvaluateSettings(methods=("svm",)), make_domain(), never, never, {})  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- baselines
+def accuracy(method: Any, shots: int = 5) -> float:
+    draws = make_draws(make_domain(2), [shots], 2, test_size=60)
+    return sum(record["accuracy"] for record in run_methods({"m": method}, draws, progress=False)) / 2
+
+
+def test_majority_answers_the_targets_most_frequent_label_of_the_support() -> None:
+    target = Domain.from_records(list("一二三四五六"), ["b", "a", "b", "b", "a", "c"], name="posts")
+    fit = baselines.majority(target)
+    assert fit(["一", "二", "六"], ["c", "b", "a"])(["三", "四"]) == ["b", "b"]
+    assert fit(["一", "六"], ["c", "a"])(["三", "四", "五"]) == ["a", "a", "a"]
+
+
+def test_tfidf_learns() -> None:
+    assert accuracy(timed(baselines.tfidf)) > 0.9
+
+
+def test_a_frozen_encoder_learns_and_encodes_each_test_text_once(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Learner.from_pretrained(tiny_bert)
+    encoded: list[str] = []
+    encode = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda texts: (encoded.extend(texts), encode(texts))[1])
+    assert accuracy(timed(baselines.frozen(encoder))) > 0.5
+    held = [text for text, _ in make_draws(make_domain(2), [5], 2, test_size=60)[0].test]
+    assert len(held) == 60 and all(encoded.count(text) == 1 for text in held)
+    assert len(encoded) == 60 + 2 * 6 * 5
+
+
+def test_fine_tuning_learns_and_leaves_its_start_alone(tiny_bert: Path) -> None:
+    start = Learner.from_pretrained(tiny_bert)
+    before = {name: p.detach().clone() for name, p in start.named_parameters()}
+    untrained = accuracy(timed(baselines.fine_tuning(start, steps=0)))
+    assert untrained == pytest.approx(1 / 6, abs=0.08)
+    assert accuracy(timed(baselines.fine_tuning(start, steps=30, lr=2e-3))) > 0.6
+    assert all(torch.equal(p, before[name]) for name, p in start.named_parameters())
+
+
+def test_fine_tuning_twice_gives_the_same_answers(tiny_bert: Path) -> None:
+    (draw, _) = make_draws(make_domain(2), [2], 2)
+    texts, labels = zip(*draw.support, strict=True)
+    fit = baselines.fine_tuning(Learner.from_pretrained(tiny_bert), steps=4, lr=2e-3)
+    queries = [text for text, _ in draw.test]
+    answers = fit(texts, labels)(queries)
+    assert answers == fit(texts, labels)(queries) and len(set(answers)) > 1
+
+
+@pytest.fixture(scope="module")
+def joint(tiny_bert: Path) -> Learner:
+    sources = [make_domain(0, name="news"), make_domain(1, name="b")]
+    return baselines.joint_training(Learner.from_pretrained(tiny_bert), sources, epochs=6, lr=2e-3)
+
+
+def test_joint_training_carries_over_to_the_target(joint: Learner) -> None:
+    assert joint.head.classes == sorted(TOPICS) and joint.sources == ["b", "news"]
+    assert accuracy(timed(baselines.source_classifier(joint)), shots=1) > 0.7
+    assert accuracy(timed(baselines.fine_tuning(joint, steps=4, lr=1e-4)), shots=1) > 0.7
+
+
+def test_the_source_classifier_chooses_among_the_targets_classes(joint: Learner) -> None:
+    texts = make_domain(2).texts[:40]
+    answers = baselines.source_classifier(joint)(["一", "二"], ["food", "car"])(texts)
+    assert set(answers) == {"car", "food"}
+    layer = joint.head.start(["car", "food"], None)
+    assert answers == [["car", "food"][i] for i in layer.logits(joint.encode(texts)).argmax(1).tolist()]
+
+
+def test_a_linear_head_keeps_the_rows_of_known_classes(joint: Learner) -> None:
+    model = baselines.with_linear_head(joint, ["food", "music", "car"])
+    assert torch.equal(model.head.weight[0], joint.head.weight[joint.head.classes.index("food")])
+    assert torch.equal(model.head.bias[2], joint.head.bias[joint.head.classes.index("car")])
+    assert not model.head.weight[1].any() and not model.head.bias[1]
+    assert model.settings.classes == ("food", "music", "car") and joint.head.classes == sorted(TOPICS)
+
+
+def test_maml_answers_what_its_classifier_predicts(tiny_bert: Path) -> None:
+    learner = Learner.from_pretrained(tiny_bert, inner_steps=3, inner_lr=0.003)
+    (draw, _) = make_draws(make_domain(2), [3], 2)
+    texts, labels = zip(*draw.support, strict=True)
+    queries = [text for text, _ in draw.test]
+    answer = maml(learner)(texts, labels, queries)
+    assert answer.labels == FewShotClassifier(learner).fit(texts, labels).predict(queries).tolist()
+    assert len(set(answer.labels)) > 3 and answer.fit_seconds > 0
+
+
+# ---------------------------------------------------------------- the whole job
+@pytest.fixture(scope="module")
+def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("run") / "learner"
+    learner = Learner.from_pretrained(tiny_bert, inner_steps=2, second_order_steps=2)
+    learner.sources = ["news"]
+    learner.save_pretrained(folder)
+    return str(folder)
+
+
+def test_evaluate_writes_every_result(run: str, tmp_path: Path) -> None:
+    settings = EvaluateSettings(
+        shots=(1, 2), draws=2, methods=("majority", "tfidf", "source", "maml"), joint=str(tmp_path / "joint")
+    )
+    result = pipeline.evaluate([run], make_domain(2), [make_domain(0)], settings, None, tmp_path / "out" / "table.json")
+    names = [*(METHODS[key] for key in ("majority", "tfidf", "source")), "full MAML"]
+    assert list(dict.fromkeys(row["method"] for row in result["rows"])) == names
+    assert len(result["records"]) == 4 * 2 * 2 and result["table"] == markdown_table(summarise(result["records"]))
+    assert (result["target"], result["target_rows"], result["encoder"]) == ("news", 120, "bert0")
+    assert result["settings"]["draws"] == 2 and result["learners"]["full MAML"]["inner_steps"] == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.json"]
+    assert json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))["rows"] == result["rows"]
+    with pytest.raises(FileExistsError, match="joint holds another joint training: name another folder"):
+        pipeline.evaluate([run], make_domain(2), [make_domain(1)], settings)
+
+
+def test_the_source_classifier_is_left_out_where_the_classes_differ(run: str) -> None:
+    other = Domain.from_records([f"第{i}条" for i in range(8)], ["x", "y"] * 4, name="other")
+    settings = EvaluateSettings(shots=(1,), draws=2, methods=("majority", "source"))
+    result = pipeline.evaluate([run], make_domain(2), [other], settings)
+    assert [row["method"] for row in result["rows"]] == ["majority class"]
+
+
+def test_an_interrupted_evaluate_reuses_its_records_but_not_another_jobs(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def tfidf(texts: Sequence[str], labels: Sequence[str]) -> Any:
+        calls.append(len(texts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return lambda queries: [labels[0]] * len(queries)
+
+    monkeypatch.setattr(baselines, "tfidf", tfidf)
+    settings = EvaluateSettings(shots=(1,), draws=4, methods=("tfidf",))
+    output = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.evaluate([run], make_domain(2), [], settings, None, output)
+    assert not output.exists() and len(list(tmp_path.glob(".table.json.*.jsonl"))) == 1
+    pipeline.evaluate([run], make_domain(3), [], settings, None, output)  # another target: nothing is taken over
+    assert len(calls) == 3 + 4
+    pipeline.evaluate([run], make_domain(2), [], settings, None, output)
+    assert len(calls) == 7 + 2 and [path.name for path in tmp_path.iterdir()] == ["table.json"]
+
+
+def test_what_a_run_was_trained_on_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    assert pipeline.read_sources(str(tmp_path), ["tfidf", "maml"]) == []
+    with pytest.raises(InputError, match="does not say what it was trained on: name the files, --source"):
+        pipeline.read_sources(str(tmp_path), ["joint"])
