@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import logging
 import os
 import sys
@@ -226,7 +228,7 @@ def run_command(parse: Any, words: list[str]) -> None:
     debug = "--debug" in words
     _set_up_logging(debug)
     try:
-        parse([word for word in words if word != "--debug"]).run()
+        _parsed(parse, [word for word in words if word != "--debug"]).run()
     except (InputError, OSError, FloatingPointError) as error:
         if debug:
             raise
@@ -234,6 +236,22 @@ def run_command(parse: Any, words: list[str]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _parsed(parse: Any, words: list[str]) -> Any:
+    """The command; contradictory settings are the InputError that they raised, not tyro's report of it."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return parse(words)
+    except SystemExit as stop:
+        cause = stop.__context__
+        while cause:
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = cause.__context__
+        print(errors.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 def _set_up_logging(debug: bool) -> None:

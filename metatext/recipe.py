@@ -47,6 +47,8 @@ class Recipe:
 
     def run(self) -> None:
         """Trains what is missing, evaluates, writes OUTPUT/TARGET.json and .md, and prints the tables."""
+        from accelerate import PartialState
+
         from metatext import pipeline
         from metatext.domains import Domain
 
@@ -57,6 +59,8 @@ class Recipe:
         targets = {name: self._target(name) for name in self.target}
         runs = [self._train(output / "first-order", sources, 0)]
         runs.append(self._train(output / "full", sources, self.learner.inner_steps))
+        if not PartialState().is_main_process:
+            return
         settings = dataclasses.replace(self.evaluate, joint=self.evaluate.joint or str(output / "joint"))
         for name, (target, test) in targets.items():
             place = output / Path(name).name

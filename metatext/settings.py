@@ -125,7 +125,7 @@ class TrainConfig:
     save_every: int = 25
     """Outer steps between two checkpoints."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the encoder's passes; fp16 needs a GPU."""
+    """Precision of the encoder's passes (weights and updates stay float32); fp16 is meant for GPUs."""
     output: str | None = None
     """Folder for the learner and the checkpoints; without one nothing is written."""
     resume: bool = False

@@ -88,7 +88,6 @@ class MetaTrainer:
             check_output(self.output, self.config)
         try:
             self.accelerator = Accelerator(
-                mixed_precision=self.config.mixed_precision,
                 log_with=self.config.tracker,
                 project_dir=str(self.output) if self.output else None,
             )
@@ -100,6 +99,8 @@ class MetaTrainer:
             )
         learner.to(self.accelerator.device)
         precision = self.config.mixed_precision
+        if precision == "no":
+            precision = self.accelerator.mixed_precision  # of `accelerate launch --mixed_precision`
         learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
         self.state = _State(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
@@ -206,7 +207,7 @@ class MetaTrainer:
 
     def _count_bad(self, bad: list[bool], first: int) -> None:
         state = self.state
-        overflow = self.config.mixed_precision == "fp16" and state.loss_scale > 1.0  # a smaller scale may mend it
+        overflow = self.learner.autocast_dtype is torch.float16 and state.loss_scale > 1.0  # a smaller scale may mend it
         for number, is_bad in enumerate(bad):
             state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not overflow else 0
             if is_bad:
@@ -217,7 +218,7 @@ class MetaTrainer:
                     f"{_BAD_IN_A_ROW} episodes in a row had a non-finite loss or gradient, the last is number "
                     f"{first + number}: lower --inner-lr or --outer-lr, or use --mixed-precision bf16 or no"
                 )
-        if self.config.mixed_precision == "fp16":
+        if self.learner.autocast_dtype is torch.float16:
             state.steps_since_scale += 1
             if any(bad):
                 state.loss_scale, state.steps_since_scale = max(state.loss_scale / 2, 1.0), 0
