@@ -314,5 +314,6 @@ def differences(records: Sequence[dict[str, Any]], learners: Sequence[str]) -> l
         for name in learners:
             if {(name, shots), (other, shots)} <= {(record["method"], record["shots"]) for record in records}:
                 mean, half = paired_difference(records, name, other, shots)
-                sentences.append(f"{name} - {other}, {shots} shot{'s' * (shots > 1)}: {100 * mean:+.1f} ± {100 * half:.1f} points")
+                plural = "s" if shots > 1 else ""
+                sentences.append(f"{name} - {other}, {shots} shot{plural}: {100 * mean:+.1f} ± {100 * half:.1f} points")
     return sentences

@@ -207,7 +207,8 @@ class MetaTrainer:
 
     def _count_bad(self, bad: list[bool], first: int) -> None:
         state = self.state
-        overflow = self.learner.autocast_dtype is torch.float16 and state.loss_scale > 1.0  # a smaller scale may mend it
+        # In float16 a smaller loss scale may mend it, so such an episode is not held against the run.
+        overflow = self.learner.autocast_dtype is torch.float16 and state.loss_scale > 1.0
         for number, is_bad in enumerate(bad):
             state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not overflow else 0
             if is_bad:
