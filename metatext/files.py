@@ -52,7 +52,7 @@ def check_free(path: str | Path, overwrite: bool = False, options: str = "--over
         return
     if not overwrite:
         raise FileExistsError(f"{path} already exists and is kept: choose another output, or pass {options}")
-    if not any((path / mark).exists() for mark in ("metatext.json", "checkpoints")):
+    if not any((path / mark).exists() for mark in ("metatext.json", "checkpoints", "state.json")):
         raise FileExistsError(f"{path} holds what metatext did not write, so it is not replaced: choose another output")
 
 

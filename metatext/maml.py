@@ -75,6 +75,7 @@ def run_episode(learner: Learner, episode: Episode) -> EpisodeResult:
     task = _task(learner, learner.batches(episode.support), episode.classes)
     everything = task.moving + task.still
     moved = len(task.moving)
+    hessian_product = _exact_product if settings.hvp == "exact" else _difference_product
     with restored(task.moving):
         first_kept = 0 if learner.log_inner_lr.requires_grad else settings.inner_steps - settings.second_order_steps
         steps = enumerate(_inner_loop(learner, task, settings.inner_steps))
@@ -88,7 +89,7 @@ def run_episode(learner: Learner, episode: Episode) -> EpisodeResult:
             if k >= settings.inner_steps - settings.second_order_steps:
                 torch._foreach_add_(task.moving, displacements[k])  # back to theta_k
                 scaled = list(torch._foreach_mul(v[:moved], _rates(learner, k)))
-                torch._foreach_sub_(v, _hessian_product(learner, task, scaled))
+                torch._foreach_sub_(v, hessian_product(learner, task, scaled))
     gradients = dict(zip(task.names, v, strict=True))
     _pull_back_head(learner, task, episode.classes, gradients)
     if learner.log_inner_lr.requires_grad:
@@ -203,15 +204,8 @@ def _add_rate_gradient(column: Tensor, groups: list[int], v: list[Tensor], displ
     column.index_add_(0, torch.tensor(groups, device=column.device), products, alpha=-1)
 
 
-def _hessian_product(learner: Learner, task: _Task, u: list[Tensor]) -> list[Tensor]:
-    """The support loss's second derivatives at theta_k, times `u` over the moving tensors; one entry for everything."""
-    if learner.settings.hvp == "exact":
-        return _exact_product(learner, task, u)
-    return _difference_product(learner, task, u)
-
-
 def _exact_product(learner: Learner, task: _Task, u: list[Tensor]) -> list[Tensor]:
-    """Double backward of one step: d <g_k, u> / d everything."""
+    """H u by double backward of one step: d <g_k, u> / d everything, for `u` over the moving tensors."""
     everything, total = task.moving + task.still, list[Tensor]()
     scale = learner.loss_scale / task.support.size
     for batch, labels in task.support.batches:
@@ -228,7 +222,7 @@ def _exact_product(learner: Learner, task: _Task, u: list[Tensor]) -> list[Tenso
 
 
 def _difference_product(learner: Learner, task: _Task, u: list[Tensor]) -> list[Tensor]:
-    """Central difference of two gradients, (g(theta + e u) - g(theta - e u)) / 2e, with e |u| fixed."""
+    """H u by a central difference of gradients, (g(theta + e u) - g(theta - e u)) / 2e, with e |u| fixed."""
     everything = task.moving + task.still
     norm = torch.stack(torch._foreach_norm(u)).norm().item()
     if norm == 0.0:

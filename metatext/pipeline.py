@@ -19,8 +19,9 @@ import transformers
 import metatext
 from metatext.baselines import joint_training
 from metatext.domains import Domain
+from metatext.draws import Draw, make_draws
 from metatext.errors import InputError
-from metatext.evaluate import Draw, differences, make_draws, make_methods, markdown_table, run_methods, summarise
+from metatext.evaluate import differences, make_methods, markdown_table, run_methods, summarise
 from metatext.files import write_json
 from metatext.heads import LinearHead
 from metatext.learner import Learner, default_device, saved_settings

@@ -8,23 +8,29 @@ import json
 import logging
 import math
 import shutil
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from metatext.checkpoints import (
+    RunState,
+    last_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    read_weights,
+    save_checkpoint,
+    step_folder,
+)
 from metatext.domains import Domain
 from metatext.errors import InputError
-from metatext.files import check_free, new_folder, write_json
+from metatext.files import check_free, write_json
 from metatext.heads import PrototypeHead
 from metatext.hub import METADATA_FILE as METADATA
 from metatext.learner import Learner
@@ -37,21 +43,6 @@ logger = logging.getLogger(__name__)
 _BAD_IN_A_ROW = 10
 _FIRST_LOSS_SCALE = 2.0**12
 _STEPS_BEFORE_LARGER_SCALE = 200
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds beside weights and optimiser."""
-
-    step: int = 0
-    best_step: int = -1
-    best_accuracy: float = -1.0
-    best_loss: float = sys.float_info.max
-    validations_since_best: int = 0
-    skipped: int = 0
-    bad_in_a_row: int = 0
-    loss_scale: float = 1.0
-    steps_since_scale: int = 0
 
 
 class MetaTrainer:
@@ -103,7 +94,7 @@ class MetaTrainer:
             precision = self.accelerator.mixed_precision  # of `accelerate launch --mixed_precision`
         learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
-        self.state = _State(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
+        self.state = RunState(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
@@ -123,7 +114,7 @@ class MetaTrainer:
             shutil.rmtree(self.output, ignore_errors=True)  # check_output has seen that it is a run
         self.accelerator.wait_for_everyone()
         if self.output and config.resume:
-            self._load(_last_checkpoint(self.output))
+            self._load(last_checkpoint(self.output))
         elif isinstance(self.learner.head, PrototypeHead) and not self.learner.meta_trained:
             calibrate_scale(self.learner, self.sampler)
         state = self.state
@@ -132,7 +123,7 @@ class MetaTrainer:
             self.accelerator.init_trackers("metatext", self._tracked_config())
         best = {name: p.detach().clone() for name, p in self.parameters.items()}
         if state.best_step >= 0 and self.output:
-            best = self._weights(self._checkpoint(state.best_step))
+            best = read_weights(step_folder(self.output, state.best_step), self.accelerator.device)
         resumed_at = state.step
         hidden = not config.progress or not self.accelerator.is_main_process
         bar = tqdm(total=config.meta_steps, initial=state.step, unit="step", disable=hidden, dynamic_ncols=True)
@@ -152,7 +143,7 @@ class MetaTrainer:
             if config.tracker:
                 self.accelerator.log(figures, step=state.step)
             if self.output and (state.step % config.save_every == 0 or last or state.best_step == state.step):
-                self._save(self._checkpoint(state.step))
+                self._save(step_folder(self.output, state.step))
         bar.close()
         if self.valid_sampler:
             self._set_weights(best)
@@ -264,52 +255,21 @@ class MetaTrainer:
         return min((step + 1) / warmup, (self.config.meta_steps - step) / max(1, self.config.meta_steps - warmup + 1))
 
     # ------------------------------------------------------------------ checkpoints
-    def _checkpoint(self, step: int) -> Path:
-        assert self.output
-        return self.output / "checkpoints" / f"step-{step:06d}"
-
     def _save(self, folder: Path) -> None:
         """Writes a checkpoint, then removes those that are neither the last nor the best."""
         if self.accelerator.is_main_process:
-            with new_folder(folder, overwrite=True) as beside:
-                weights = {name: p.detach().cpu().contiguous() for name, p in self.parameters.items()}
-                save_file(weights, beside / "weights.safetensors")
-                state = self.optimizer.state_dict()["state"]
-                moments = {f"{i}.{k}": v.cpu().contiguous() for i, values in state.items() for k, v in values.items()}
-                save_file(moments, beside / "optimizer.safetensors")
-                write_json(beside / "state.json", {"state": dataclasses.asdict(self.state), "history": self.history})
-                write_json(beside / "config.json", self._tracked_config())
-            keep = {folder.name, self._checkpoint(self.state.best_step).name}
-            for old in [*folder.parent.glob("step-*"), *folder.parent.glob(".step-*")]:
-                if old.name not in keep:
-                    shutil.rmtree(old)
+            save_checkpoint(
+                folder, self.parameters, self.optimizer, self.state, self.history, self._tracked_config()
+            )
+            prune_checkpoints(folder.parent, {folder, step_folder(folder.parent.parent, self.state.best_step)})
         self.accelerator.wait_for_everyone()
 
     def _load(self, folder: Path) -> None:
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for key in sorted(_FIXED_ON_RESUME):
-            now = self._tracked_config()[key]
-            if config.get(key, now) != now:
-                raise InputError(
-                    f"{folder.parent.parent} was started with {key}={config[key]}, not {now}: "
-                    "resume with the same options, or start anew with --overwrite"
-                )
-        self.state = _State(**saved["state"])
-        self.history = saved["history"]
-        self._set_weights(self._weights(folder))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(folder / "optimizer.safetensors").items():
-            index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.state, self.history = load_checkpoint(folder, self.optimizer, self._tracked_config())
+        self._set_weights(read_weights(folder, self.accelerator.device))
         self.scheduler.last_epoch = self.state.step
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self._schedule(self.state.step)
-
-    def _weights(self, folder: Path) -> dict[str, Tensor]:
-        return load_file(folder / "weights.safetensors", device=str(self.accelerator.device))
 
     def _set_weights(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -365,15 +325,6 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
     logger.info("the prototype head starts with scale %g", best)
 
 
-_FIXED_ON_RESUME = {
-    *("encoder", "ways", "shots", "queries", "seed", "shared_labels", "domains", "valid_domains"),
-    *("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "patience"),
-    *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
-    *("head", "scope", "inner_steps", "inner_lr", "learn_inner_lr", "second_order_steps", "hvp", "prototype_gradient"),
-    *("pooling", "text_prefix", "max_length", "classes"),
-}
-
-
 def _describe(domains: Sequence[Domain]) -> str:
     """Names, sizes, and a digest of the rows."""
     rows = hashlib.sha256(json.dumps([[domain.texts, domain.labels] for domain in domains]).encode()).hexdigest()
@@ -388,16 +339,9 @@ def check_output(output: Path, config: TrainConfig) -> None:
         InputError: `resume` without a checkpoint.
     """
     if config.resume:
-        _last_checkpoint(output)
+        last_checkpoint(output)
     else:
         check_free(output, config.overwrite, "--resume to go on, or --overwrite to replace it")
-
-
-def _last_checkpoint(output: Path) -> Path:
-    folders = sorted((output / "checkpoints").glob("step-*"))
-    if not folders:
-        raise InputError(f"{output} holds no checkpoint to resume: start without --resume, or with --overwrite")
-    return folders[-1]
 
 
 def _finite(result: EpisodeResult) -> bool:

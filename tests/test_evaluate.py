@@ -14,11 +14,11 @@ import torch
 from conftest import TOPICS, make_domain
 
 from metatext import Domain, FewShotClassifier, InputError, Learner, baselines, pipeline
+from metatext.draws import make_draws
 from metatext.evaluate import (
     METHODS,
     Answer,
     confidence_interval,
-    make_draws,
     make_methods,
     maml,
     markdown_table,

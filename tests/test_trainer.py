@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from conftest import make_domain, make_rows
 from safetensors.torch import load_file
 from train_together import CASES, train
 
 from metatext import Domain, Episode, EpisodeSampler, InputError, Learner, MetaTrainer, TrainConfig, pipeline, trainer
+from metatext.checkpoints import RunState
 from metatext.maml import EpisodeResult, run_episode
 from metatext.settings import EpisodeSettings, LearnerSettings
 from metatext.trainer import check_output
@@ -488,7 +488,6 @@ def test_fp16_trains_or_is_refused_in_a_sentence(tiny_bert: Path, fresh_accelera
 def test_the_float16_loss_scale_halves_after_a_bad_step_and_grows_again(
     tiny_bert: Path, fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "Accelerator", lambda mixed_precision, **options: Accelerator(**options))
     monkeypatch.setattr(trainer, "_STEPS_BEFORE_LARGER_SCALE", 3)
     job = make_trainer(tiny_bert, mixed_precision="fp16")
     scales = []
@@ -504,7 +503,7 @@ def test_thirty_steps_lower_the_validation_loss(tiny_bert: Path) -> None:
     job.valid_sampler = EpisodeSampler([make_domain(2)], ways=6, shots=1, queries=5, seed=9)
     trainer.calibrate_scale(job.learner, job.sampler)
     before = job._validate()["valid_loss"]
-    job.state = trainer._State()
+    job.state = RunState()
     losses = [v["valid_loss"] for v in job.train()["validation"][1:]]
     assert len(losses) == 3
     assert losses[-1] < 0.7 * before
