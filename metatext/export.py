@@ -14,7 +14,7 @@ from typing import Any
 
 from metatext.card import CARD_MARK, model_card, read_metadata, without_local_paths
 from metatext.errors import InputError
-from metatext.hub import ENCODER_FOLDER, PATTERNS, hub_errors
+from metatext.hub import PATTERNS, hub_errors
 
 __all__ = ["model_card", "push"]
 
@@ -64,11 +64,10 @@ def push(folder: str | Path, hub_id: str, private: bool = False, table: str | Pa
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files that travel, by their name in the repository: of the folder itself and of its encoder subfolder."""
-    candidates = [*folder.glob("*"), *(folder / ENCODER_FOLDER).rglob("*")]
+    """The files that travel, by their name in the repository: of the folder itself, not of folders in it."""
     return {
-        path.relative_to(folder).as_posix(): path
-        for path in candidates
+        path.name: path
+        for path in folder.iterdir()
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in PATTERNS)
     }
 

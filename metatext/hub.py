@@ -11,9 +11,6 @@ from metatext.errors import InputError
 METADATA_FILE = "metatext.json"
 """What metatext knows about a folder that it saved: kind, base model, method, classes, scores."""
 
-ENCODER_FOLDER = "encoder"
-"""The subfolder of a learner that holds its encoder as plain transformers files."""
-
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
 """Files that are sent to and fetched from the Hub. No pickles (.bin, .pt, .pkl), no logs."""
 

@@ -90,15 +90,12 @@ class Learner(nn.Module):
 
     # ------------------------------------------------------------------ loading and saving
     @classmethod
-    def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, **settings: Any
-    ) -> Learner:
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **settings: Any) -> Learner:
         """Loads a saved learner, or starts one from a pretrained encoder.
 
         Args:
             name: Hub id or folder of either.
             revision: branch, tag or commit on the Hub.
-            trust_remote_code: passed to transformers; off unless you set it.
             **settings: fields of `LearnerSettings`. For a saved learner they replace its own; the pooling, the text
                 prefix and the head stay as it was trained.
 
@@ -117,13 +114,12 @@ class Learner(nn.Module):
             raise InputError(f"{name} holds no model: there is no config.json (expected a learner or an encoder)")
         if not any(folder.glob("*.safetensors")):
             raise InputError(f"{name} holds no weights in safetensors format; metatext loads no pickles such as *.bin")
-        options = {"trust_remote_code": trust_remote_code}
         try:
-            config = AutoConfig.from_pretrained(str(folder), **options)
+            config = AutoConfig.from_pretrained(str(folder))
             check_supported(config, str(name))
             with quiet():  # an encoder saved without its pooler is fine: it is not used
                 encoder, loaded = AutoModel.from_pretrained(
-                    str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+                    str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
                 )
             missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
             if missing:
@@ -134,7 +130,7 @@ class Learner(nn.Module):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"{name} holds no encoder that transformers can load: {reason}") from error
         prefix = "" if saved else values.text_prefix  # a saved tokenizer puts the prefix already
-        tokenizer = load_tokenizer(folder, prefix, **options)
+        tokenizer = load_tokenizer(folder, prefix)
         base_model = str(folder.resolve()) if Path(name).exists() else str(name)  # found from any working directory
         learner = cls(encoder, tokenizer, values, saved.get("base_model", base_model))
         if saved:

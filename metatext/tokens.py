@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     rows: Tensor  # (n,) int64, positions in the list of texts that was batched
 
 
-def load_tokenizer(folder: str | Path, text_prefix: str = "", **options: Any) -> Any:
+def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
     """The fast tokenizer of `folder`, made to put `text_prefix` before every text by itself.
 
     The prefix is part of the tokenizer's own file from then on, so plain transformers applies it too.
@@ -32,7 +32,7 @@ def load_tokenizer(folder: str | Path, text_prefix: str = "", **options: Any) ->
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} has no tokenizer that transformers can load: {_first_line(error)}") from error
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what transformers 5 makes of no files

@@ -96,11 +96,11 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learner(tmp_path: Path) -> Path:
     """Files as a saved learner has them; their contents do not matter to the Hub."""
     folder = tmp_path / "learner"
-    (folder / "encoder").mkdir(parents=True)
+    folder.mkdir(parents=True)
     (folder / "metatext.json").write_text(json.dumps({"kind": "learner", "base_model": "bert-base-chinese"}))
     (folder / "learner.safetensors").write_bytes(b"rates" * 1000)
-    (folder / "encoder" / "model.safetensors").write_bytes(b"weights" * 1000)
-    (folder / "encoder" / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights" * 1000)
+    (folder / "config.json").write_text("{}")
     return folder
 
 
