@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from metatext.learner import Learner, default_device, quiet, read_metadata
 from metatext.maml import adapted
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,16 @@ def adapt(learner: Learner, texts: Sequence[str], labels: Sequence[str], steps: 
         learner: a meta-trained learner.
         texts: the support, any number per class.
         labels: the class name of each text; at least two different ones.
-        steps: inner steps; by default as many as in meta-training.
+        steps: inner steps, 0 for the prototypes alone; by default as many as in meta-training.
 
     Raises:
-        InputError: fewer than two classes; a label that the learner's learned head does not know.
+        InputError: negative steps; fewer than two classes; a label that the learner's learned head does not know.
     """
     classes = sorted(set(labels))
+    if steps is not None and steps < 0:
+        raise InputError(f"steps must be 0 (prototypes only) or more, got {steps}")
+    if not learner.meta_trained:
+        logger.warning("%s is a plain encoder: nothing was meta-learned, only adapted", learner.base_model)
     if not classes:
         raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
     if len(classes) < 2:
@@ -67,6 +74,8 @@ def adapt(learner: Learner, texts: Sequence[str], labels: Sequence[str], steps: 
     with adapted(learner, support, classes, steps) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, layer, classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
+    if steps is not None:
+        metadata["inner_steps"] = steps
     return Adapted(model, learner.tokens, classes, metadata)
 
 

@@ -47,6 +47,11 @@ def step_folder(output: Path, step: int) -> Path:
     return output / "checkpoints" / f"step-{step:06d}"
 
 
+def has_checkpoint(output: Path) -> bool:
+    """Whether a run left a checkpoint."""
+    return any((output / "checkpoints").glob("step-*"))
+
+
 def last_checkpoint(output: Path) -> Path:
     folders = sorted((output / "checkpoints").glob("step-*"))
     if not folders:

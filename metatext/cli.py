@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, subcommand
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, subcommand
 
 from metatext.errors import InputError
 from metatext.files import check_free, check_free_file, write_json
@@ -76,7 +76,7 @@ class Adapt:
     """Folder for the adapted classifier."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     steps: int | None = None
-    """Inner steps; by default as many as in meta-training."""
+    """Inner steps, 0 for the prototypes alone; by default as many as in meta-training."""
     overwrite: bool = False
     """Replace the output folder."""
 
@@ -220,7 +220,7 @@ _ABOUT = (
     "Meta-learn an initialisation for a transformer text classifier over labelled source domains, then adapt it to "
     "your own data with a handful of labels. Every command has its own --help; --debug shows tracebacks."
 )
-STYLE = (FlagCreatePairsOff,)
+STYLE = (FlagCreatePairsOff, PositionalMetavarFromFieldName)
 
 
 def run_command(parse: Any, words: list[str]) -> None:
@@ -235,6 +235,7 @@ def run_command(parse: Any, words: list[str]) -> None:
         print(f"metatext: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print("metatext: interrupted; meta-training goes on from its last checkpoint with --resume", file=sys.stderr)
         sys.exit(130)
 
 
@@ -257,6 +258,7 @@ def _parsed(parse: Any, words: list[str]) -> Any:
 def _set_up_logging(debug: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("metatext").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -26,6 +26,10 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in beside.iterdir():
+            file.chmod(0o666 & ~umask)  # safetensors makes its files private to the user
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)

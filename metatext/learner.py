@@ -25,6 +25,7 @@ from metatext.settings import LearnerSettings
 from metatext.tasks import Examples
 from metatext.tokens import Batch, TokenCache, load_tokenizer
 
+_UNTRAINED = "no meta-training"  # the method of a learner that was only saved
 _STATE = "learner.safetensors"  # head and inner learning rates; the encoder is in model.safetensors
 
 
@@ -134,7 +135,7 @@ class Learner(nn.Module):
         base_model = str(folder.resolve()) if Path(name).exists() else str(name)  # found from any working directory
         learner = cls(encoder, tokenizer, values, saved.get("base_model", base_model))
         if saved:
-            learner.meta_trained = True
+            learner.meta_trained = saved.get("method") != _UNTRAINED
             learner.sources = saved.get("sources", [])
             learner._load_state(folder, saved["settings"]["scope"])
         return learner
@@ -166,7 +167,7 @@ class Learner(nn.Module):
             "kind": kind,
             "metatext_version": metatext.__version__,
             "base_model": self.base_model,
-            "method": shown.method,
+            "method": shown.method if self.meta_trained else _UNTRAINED,
             "sources": self.sources,
             "inner_steps": shown.inner_steps,
             "text_prefix": shown.text_prefix,

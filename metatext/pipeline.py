@@ -24,7 +24,7 @@ from metatext.errors import InputError
 from metatext.evaluate import differences, make_methods, markdown_table, run_methods, summarise
 from metatext.files import write_json
 from metatext.heads import LinearHead
-from metatext.learner import Learner, default_device, saved_settings
+from metatext.learner import Learner, default_device, read_metadata, saved_settings
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output
@@ -49,6 +49,10 @@ def train(
         train_domains, valid_domains = split_classes(
             domains, episodes.ways, episodes.valid_fraction, episodes.seed, episodes.valid_classes
         )
+    for domain in train_domains:
+        logger.info("%s: %d rows, %d classes to train on", domain.name, len(domain), len(domain.classes))
+    held = sorted(set().union(*(domain.classes for domain in valid_domains)))
+    logger.info("held out for validation: %s", ", ".join(held) or "no class")
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}
     sampler = EpisodeSampler(train_domains, None if shared else episodes.ways, seed=episodes.seed, **shape)
     valid_sampler = None
@@ -73,6 +77,8 @@ def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
     """The source domains that a run was trained on, where a method asks for them."""
     if not {"source", "joint"} & set(methods):
         return []
+    if read_metadata(Path(run)).get("kind") == "classifier":
+        raise InputError(f"{run} holds a classifier, but what is needed is a learner, which metatext train writes")
     path = Path(run) / "sources.json"
     if not path.exists():
         raise InputError(f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl")

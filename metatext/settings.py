@@ -54,7 +54,7 @@ class LearnerSettings:
     inner_lr: float = 0.01
     """Inner learning rate at the start of meta-training, for every layer and step."""
     learn_inner_lr: bool = True
-    """Meta-learn the inner learning rates, one per layer and step (Antoniou 2019)."""
+    """Meta-learn the inner learning rates, one per layer and step (Antoniou 2019); the option turns it off."""
     second_order_steps: int = 0
     """Differentiate through this many of the last inner steps: 0 is first-order MAML, inner_steps is full MAML."""
     hvp: Literal["exact", "finite-difference"] = "exact"
@@ -135,7 +135,7 @@ class TrainConfig:
     tracker: str | None = None
     """Experiment tracker, any that Accelerate knows: tensorboard, wandb, ..."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar (--no-progress: none)."""
 
     def __post_init__(self) -> None:
         for name in ("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "save_every"):

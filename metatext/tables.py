@@ -138,7 +138,7 @@ def _decode(data: bytes, path: Path, encoding: str | None) -> str:
         except UnicodeDecodeError:
             tried = "utf-8, gb18030"
         else:
-            logger.warning("%s is not UTF-8: read as GB18030 (pass encoding=... if that is wrong)", path)
+            logger.warning("%s is not UTF-8: read as GB18030 (name the encoding if that is wrong)", path)
             return content
     place = f"{path}, line {readable.count(chr(10)) + 1}"
     raise InputError(

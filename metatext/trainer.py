@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from metatext.checkpoints import (
     RunState,
+    has_checkpoint,
     last_checkpoint,
     load_checkpoint,
     prune_checkpoints,
@@ -340,6 +341,8 @@ def check_output(output: Path, config: TrainConfig) -> None:
     """
     if config.resume:
         last_checkpoint(output)
+    elif output.is_dir() and {p.name for p in output.iterdir()} <= {"checkpoints"} and not has_checkpoint(output):
+        return  # interrupted before its first checkpoint: nothing to lose
     else:
         check_free(output, config.overwrite, "--resume to go on, or --overwrite to replace it")
 

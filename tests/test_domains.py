@@ -238,7 +238,7 @@ def test_gb18030_is_guessed_with_a_warning(tmp_path: Path, caplog: pytest.LogCap
     path = write(tmp_path / "d.csv", "text,label\n不错,好\n".encode("gb18030"))
     with caplog.at_level(logging.WARNING):
         assert Domain.from_file(path) == Domain("d", ["不错"], ["好"])
-    assert caplog.messages == [f"{path} is not UTF-8: read as GB18030 (pass encoding=... if that is wrong)"]
+    assert caplog.messages == [f"{path} is not UTF-8: read as GB18030 (name the encoding if that is wrong)"]
 
 
 def test_a_named_encoding_is_used_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -514,3 +514,11 @@ def test_training_a_domain_twice_gives_the_same_bits(tiny_bert: Path) -> None:
     first.train()
     second.train()
     assert all(torch.equal(value, weights_of(second)[name]) for name, value in weights_of(first).items())
+
+
+def test_a_run_cut_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints" / ".step-000002.1.part").mkdir(parents=True)
+    check_output(tmp_path / "run", TrainConfig())
+    (tmp_path / "run" / "checkpoints" / "step-000002").mkdir()
+    with pytest.raises(FileExistsError, match="--resume"):
+        check_output(tmp_path / "run", TrainConfig())
