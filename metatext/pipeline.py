@@ -131,7 +131,7 @@ def evaluate(
     if not shared:
         settings = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
     log = _log_of(output, draws, first.base_model, view, sources, settings) if output else None
-    weights = {name: _digest([p.double().sum().item() for p in x.parameters()]) for name, x in learners.items()}
+    weights = {name: _digest_of_weights(learner) for name, learner in learners.items()}
     records = run_methods(make_methods(settings, target, encoder, joint, learners), draws, log=log, weights=weights)
     rows = summarise(records)
     result: dict[str, Any] = {
@@ -177,6 +177,14 @@ def _log_of(
     digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, Path(encoder).name, sizes)
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.with_name(f".{output.name}.{digest}.jsonl")
+
+
+def _digest_of_weights(learner: Learner) -> str:
+    """Of the bytes: sums would differ with the number of threads."""
+    digest = hashlib.sha256()
+    for parameter in learner.parameters():
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _digest(*values: Any) -> str:
