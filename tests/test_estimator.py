@@ -230,7 +230,7 @@ def test_saving_refuses_a_filled_folder(fitted: FewShotClassifier, tmp_path: Pat
 def test_negative_steps_are_refused_and_the_steps_taken_are_recorded(tiny_bert: Path) -> None:
     rows = make_rows(0, 2)
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
-    with pytest.raises(InputError, match="steps must be 0 .prototypes only. or more, got -1"):
+    with pytest.raises(InputError, match=r"steps must be 0 \(prototypes only\) or more, got -1"):
         FewShotClassifier(Learner.from_pretrained(tiny_bert), steps=-1).fit(texts, labels)
     fitted = FewShotClassifier(Learner.from_pretrained(tiny_bert), steps=1).fit(texts, labels)
     assert fitted.adapted_.metadata["inner_steps"] == 1
