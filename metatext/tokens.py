@@ -31,12 +31,14 @@ def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
     from tokenizers import normalizers
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    files = {path.name for path in Path(folder).iterdir()}
+    if not files & {"tokenizer.json", "vocab.txt", "vocab.json"} and not any(name.endswith(".model") for name in files):
+        # transformers 5 would make a tokenizer of special tokens only
+        raise InputError(f"{folder} has no tokenizer: no tokenizer.json or vocabulary file is in it")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} has no tokenizer that transformers can load: {_first_line(error)}") from error
-    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # what transformers 5 makes of no files
-        raise InputError(f"{folder} has no tokenizer: no tokenizer.json or vocabulary file is in it")
     tokenizer.padding_side = "right"
     if not text_prefix:
         return tokenizer
