@@ -72,11 +72,18 @@ def adapt(learner: Learner, texts: Sequence[str], labels: Sequence[str], steps: 
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
     support = Examples(list(texts), [classes.index(label) for label in labels])
     with adapted(learner, support, classes, steps) as layer:
-        model = to_classifier(learner.encoder, learner.settings.pooling, layer, classes)
+        rounded = (_rounded(layer.weight), _rounded(layer.bias))
+        model = to_classifier(learner.encoder, learner.settings.pooling, rounded, classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
     if steps is not None:
         metadata["inner_steps"] = steps
     return Adapted(model, learner.tokens, classes, metadata)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """To 12 bits below the largest value, so that classes of equal support get equal rows: a tie in any batch."""
+    step = 2.0 ** (torch.frexp(values.abs().max()).exponent.item() - 12)
+    return (values / step).round() * step
 
 
 def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]]:
