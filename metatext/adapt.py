@@ -15,6 +15,7 @@ from torch import Tensor
 from metatext.classifier import to_classifier
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
+from metatext.heads import LinearLayer
 from metatext.hub import METADATA_FILE as METADATA
 from metatext.learner import Learner, default_device, quiet, read_metadata
 from metatext.maml import adapted
@@ -72,18 +73,23 @@ def adapt(learner: Learner, texts: Sequence[str], labels: Sequence[str], steps: 
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
     support = Examples(list(texts), [classes.index(label) for label in labels])
     with adapted(learner, support, classes, steps) as layer:
-        rounded = (_rounded(layer.weight), _rounded(layer.bias))
-        model = to_classifier(learner.encoder, learner.settings.pooling, rounded, classes)
+        model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
     if steps is not None:
         metadata["inner_steps"] = steps
     return Adapted(model, learner.tokens, classes, metadata)
 
 
-def _rounded(values: Tensor) -> Tensor:
-    """To 12 bits below the largest value, so that classes of equal support get equal rows: a tie in any batch."""
-    step = 2.0 ** (torch.frexp(values.abs().max()).exponent.item() - 12)
-    return (values / step).round() * step
+def _tied(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Where classes have equal support, lets the first win by a hair: rounding would decide, by batch, otherwise."""
+    weight, bias = layer.weight.clone(), layer.bias.clone()
+    limit, hair = tolerance * weight.abs().max(), 1e-5 * bias.abs().max().clamp(min=1.0)
+    for row in range(1, len(weight)):
+        distance = (weight[:row] - weight[row]).abs().amax(1)
+        twin = int(distance.argmin())
+        if distance[twin] <= limit:
+            weight[row], bias[row] = weight[twin], bias[twin] - hair
+    return weight, bias
 
 
 def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]]:
