@@ -16,8 +16,8 @@ from metatext.classifier import to_classifier
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
 from metatext.heads import LinearLayer
-from metatext.hub import METADATA_FILE as METADATA
-from metatext.learner import Learner, default_device, quiet, read_metadata
+from metatext.hub import METADATA, read_metadata, resolve_folder
+from metatext.learner import Learner, default_device, quiet
 from metatext.maml import adapted
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache
@@ -101,7 +101,6 @@ def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
-    from metatext.hub import resolve_folder
     from metatext.tokens import load_tokenizer
 
     path = resolve_folder(str(folder))

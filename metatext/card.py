@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metatext.errors import InputError
-from metatext.hub import METADATA_FILE
+from metatext.hub import read_metadata
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -33,7 +33,7 @@ def model_card(folder: Path, hub_id: str, table: Path | None = None) -> str:
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    metadata = read_metadata(folder)
+    metadata = read_metadata(folder) or {"kind": "classifier"}
     if table:
         metadata["results"] = results_of(table)
     base_model = metadata.get("base_model")
@@ -83,24 +83,6 @@ def results_of(table: Path) -> list[dict[str, Any]]:
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{table} was not written by `metatext evaluate`") from error
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """metatext.json; a folder without one is taken for a plain classifier, which is checked like any other."""
-    if not folder.is_dir():
-        raise InputError(
-            f"there is no folder {str(folder)!r}; give one that `metatext adapt` or `metatext train` wrote"
-        )
-    path = folder / METADATA_FILE
-    if not path.exists():
-        return {"kind": "classifier"}
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); save the model again") from error
-    if not isinstance(metadata, dict) or metadata.get("kind") not in ("classifier", "learner"):
-        raise InputError(f"{path} was not written by metatext: its \"kind\" must be 'classifier' or 'learner'")
-    return metadata
 
 
 def without_local_paths(value: Any) -> Any:

@@ -167,7 +167,7 @@ def _written_out(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     for layer in range(config.num_hidden_layers):
         group = int(layer / (config.num_hidden_layers / config.num_hidden_groups))
         start = f"{head}{group}."
-        result |= {f"{head}{layer}.{n[len(start):]}": v for n, v in state.items() if n.startswith(start)}
+        result |= {f"{head}{layer}.{n[len(start) :]}": v for n, v in state.items() if n.startswith(start)}
     return result
 
 

@@ -41,13 +41,15 @@ class Train:
 
     def run(self) -> None:
         """Reads everything before anything is written."""
+        from accelerate import PartialState
+
         from metatext.pipeline import train
 
         if not self.config.output:
             raise InputError("name a folder for the run: --output runs/name")
         domains = [self.table.read(path) for path in self.source]
         summary = train(domains, self.encoder, self.learner, self.episodes, self.config)
-        if not summary["main_process"]:
+        if not PartialState().is_main_process:
             return
         write_json(
             Path(self.config.output) / "sources.json",

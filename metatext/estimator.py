@@ -58,8 +58,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(targets)
         self.classes_, indices = np.unique(targets, return_inverse=True)
         names = [str(c) for c in self.classes_]
-        learner = self.learner if isinstance(self.learner, Learner) else (
-            Learner.from_pretrained(self.learner).to(default_device())
+        learner = (
+            self.learner
+            if isinstance(self.learner, Learner)
+            else (Learner.from_pretrained(self.learner).to(default_device()))
         )
         self.adapted_: Adapted = adapt(learner, texts, [names[i] for i in indices], self.steps)
         # Class names are sorted as text in the model, while classes_ keep the order of their own type (2 before 10).

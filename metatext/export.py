@@ -12,9 +12,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from metatext.card import CARD_MARK, model_card, read_metadata, without_local_paths
+from metatext.card import CARD_MARK, model_card, without_local_paths
 from metatext.errors import InputError
-from metatext.hub import PATTERNS, hub_errors
+from metatext.hub import PATTERNS, hub_errors, read_metadata
 
 __all__ = ["model_card", "push"]
 
@@ -37,7 +37,11 @@ def push(folder: str | Path, hub_id: str, private: bool = False, table: str | Pa
         InputError: The folder is not one that metatext saved, or the Hub cannot be written to.
     """
     folder = Path(folder)
-    metadata = read_metadata(folder)
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no folder {str(folder)!r}; give one that `metatext adapt` or `metatext train` wrote"
+        )
+    metadata = read_metadata(folder) or {"kind": "classifier"}  # plain transformers folders are welcome too
     files = _files(folder)
     _check_complete(folder, metadata, files)
     if hub_id.count("/") != 1:

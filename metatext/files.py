@@ -73,16 +73,23 @@ def check_free_file(path: str | Path, overwrite: bool = False) -> None:
         raise FileExistsError(f"{path} already exists and is kept: choose another output, or pass --overwrite")
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Replaces the file at `path` in one move."""
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Yields a file to write, which replaces the one at `path` when the block ends without an exception."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_text(text, encoding="utf-8")
+        yield beside
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replaces the file at `path` in one move."""
+    with new_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:

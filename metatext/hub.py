@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from metatext.errors import InputError
 
-METADATA_FILE = "metatext.json"
+METADATA = "metatext.json"
 """What metatext knows about a folder that it saved: kind, base model, method, classes, scores."""
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
@@ -48,6 +50,24 @@ def resolve_folder(id_or_folder: str, revision: str | None = None) -> Path:
                 id_or_folder, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=[CHECKPOINTS]
             )
         )
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What metatext knows of a folder that it wrote; nothing of another.
+
+    Raises:
+        InputError: the metadata is damaged.
+    """
+    path = folder / METADATA
+    if not path.exists():
+        return {}
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: it cannot be read as JSON ({error}); save the model again") from error
+    if not isinstance(metadata, dict) or metadata.get("kind") not in ("classifier", "learner"):
+        raise InputError(f"{path} was not written by metatext: its \"kind\" must be 'classifier' or 'learner'")
+    return metadata
 
 
 @contextmanager

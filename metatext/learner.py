@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,7 @@ from metatext.classifier import check_supported
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
 from metatext.heads import LinearHead, LinearLayer, PrototypeHead
-from metatext.hub import METADATA_FILE as METADATA
-from metatext.hub import resolve_folder
+from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.settings import LearnerSettings
 from metatext.tasks import Examples
 from metatext.tokens import Batch, TokenCache, load_tokenizer
@@ -110,6 +108,8 @@ class Learner(nn.Module):
         saved = read_metadata(folder)
         if saved and saved.get("kind") != "learner":
             raise InputError(f"{folder} holds a {saved.get('kind')}, but what is needed is a meta-trained learner")
+        if saved and "settings" not in saved:
+            raise InputError(f"{folder / METADATA} is damaged: it has no settings; save the learner again")
         values = _merge_settings(saved.get("settings", {}), settings, name)
         if not (folder / "config.json").exists():
             raise InputError(f"{name} holds no model: there is no config.json (expected a learner or an encoder)")
@@ -308,23 +308,6 @@ def _positions(config: Any) -> int:
     """Longest input that the encoder has positions for."""
     offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     return config.max_position_embeddings - offset
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """What metatext knows of a folder that it wrote; nothing of another.
-
-    Raises:
-        InputError: the metadata is damaged.
-    """
-    if not (folder / METADATA).exists():
-        return {}
-    try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder / METADATA} is damaged: it is not JSON; save the model again") from error
-    if metadata.get("kind") == "learner" and "settings" not in metadata:
-        raise InputError(f"{folder / METADATA} is damaged: it has no settings; save the learner again")
-    return metadata
 
 
 def _merge_settings(saved: dict[str, Any], given: dict[str, Any], name: str | Path) -> LearnerSettings:

@@ -24,7 +24,8 @@ from metatext.errors import InputError
 from metatext.evaluate import differences, make_methods, markdown_table, run_methods, summarise
 from metatext.files import write_json
 from metatext.heads import LinearHead
-from metatext.learner import Learner, default_device, read_metadata, saved_settings
+from metatext.hub import read_metadata
+from metatext.learner import Learner, default_device, saved_settings
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output

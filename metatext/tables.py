@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metatext.errors import InputError
+from metatext.files import new_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -357,10 +357,5 @@ def write_rows(rows: Dataset, path: str | Path) -> None:
         ".csv": lambda file: rows.to_csv(file, index=False),
         ".parquet": rows.to_parquet,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with new_file(path) as beside:
         writers[path.suffix](str(beside))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ from metatext.domains import Domain
 from metatext.errors import InputError
 from metatext.files import check_free, write_json
 from metatext.heads import PrototypeHead
-from metatext.hub import METADATA_FILE as METADATA
+from metatext.hub import METADATA
 from metatext.learner import Learner
 from metatext.maml import EpisodeResult, evaluate_episode, run_episode
 from metatext.settings import TrainConfig
@@ -149,8 +149,7 @@ class MetaTrainer:
         if self.valid_sampler:
             self._set_weights(best)
         self.learner.loss_scale, self.learner.autocast_dtype = 1.0, None
-        summary = dataclasses.asdict(state) | {"main_process": self.accelerator.is_main_process}
-        summary |= {"seconds": time.time() - started, "validation": self.history}
+        summary = dataclasses.asdict(state) | {"seconds": time.time() - started, "validation": self.history}
         self._finish(summary)
         self.accelerator.wait_for_everyone()
         return summary
@@ -259,9 +258,7 @@ class MetaTrainer:
     def _save(self, folder: Path) -> None:
         """Writes a checkpoint, then removes those that are neither the last nor the best."""
         if self.accelerator.is_main_process:
-            save_checkpoint(
-                folder, self.parameters, self.optimizer, self.state, self.history, self._tracked_config()
-            )
+            save_checkpoint(folder, self.parameters, self.optimizer, self.state, self.history, self._tracked_config())
             prune_checkpoints(folder.parent, {folder, step_folder(folder.parent.parent, self.state.best_step)})
         self.accelerator.wait_for_everyone()
 

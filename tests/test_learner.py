@@ -237,17 +237,10 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     assert str(raised.value) == expected
 
 
-def test_a_config_that_is_none_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("file", "kept"), [("config.json", 1), ("model.safetensors", 1000)])
+def test_files_that_are_cut_off_are_refused(tiny_bert: Path, tmp_path: Path, file: str, kept: int) -> None:
     folder = shutil.copytree(tiny_bert, tmp_path / "encoder")
-    (folder / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=f"^{folder} holds no encoder that transformers can load: "):
-        Learner.from_pretrained(folder)
-
-
-def test_weights_that_are_cut_off_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_bert, tmp_path / "encoder")
-    weights = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    (folder / file).write_bytes((folder / file).read_bytes()[:kept])
     with pytest.raises(InputError, match=f"^{folder} holds no encoder that transformers can load: "):
         Learner.from_pretrained(folder)
 
