@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy, layer_norm
 
 import metatext
@@ -20,6 +21,7 @@ from metatext.files import new_folder, write_json
 from metatext.heads import LinearHead, LinearLayer, PrototypeHead
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.settings import LearnerSettings
+from metatext.split import split
 from metatext.tasks import Examples
 from metatext.tokens import Batch, TokenCache, load_tokenizer
 
@@ -84,6 +86,12 @@ class Learner(nn.Module):
         if not self.inner_names and not self.head_moves:
             raise InputError("scope='body' moves nothing here: every parameter of the encoder is frozen")
         self.inner_groups = list(dict.fromkeys([*map(_group, self.inner_names), *self._head_group()]))
+        embeddings = self.encoder.get_input_embeddings()
+        uses = [name for name, p in encoder.named_parameters(remove_duplicate=False) if p is embeddings.weight]
+        self.table_name, self.padding_row = uses[0], embeddings.padding_idx
+        self._table_is_tied = len(uses) > 1
+        self.parts = split(encoder, int(settings.scope[4:])) if settings.scope.startswith("top:") else None
+        self.cached = self.parts is not None or settings.scope == "head"
         rates = torch.full((len(self.inner_groups), settings.inner_steps), settings.inner_lr)
         self.log_inner_lr = nn.Parameter(rates.log(), requires_grad=settings.learn_inner_lr)
 
@@ -220,6 +228,47 @@ class Learner(nn.Module):
         groups = [self.inner_groups.index(_group(name)) for name in self.inner_names]
         return groups + [self.inner_groups.index("head")] * 2 if self.head_moves else groups
 
+    def rates(self, steps: int | None = None) -> list[list[float]]:
+        """a_k for each moving tensor, for each inner step; further steps use the last step's."""
+        steps = self.settings.inner_steps if steps is None else steps
+        columns = self.log_inner_lr.detach().exp().T.tolist() or [[self.settings.inner_lr] * len(self.inner_groups)]
+        groups = self.rate_groups()
+        return [[columns[min(k, len(columns) - 1)][group] for group in groups] for k in range(steps)]
+
+    def rate_gradient(self, slopes: Sequence[Sequence[Tensor | None]]) -> Tensor:
+        """From the gradient of each moving tensor's log a_k (0-d), step by step, to that of `log_inner_lr`."""
+        result = torch.zeros_like(self.log_inner_lr)
+        for k, step in enumerate(slopes):
+            for group, slope in zip(self.rate_groups(), step, strict=True):
+                if slope is not None:
+                    result[group, k] += slope
+        return result
+
+    @property
+    def trained_below(self) -> bool:
+        """Whether parameters that the inner loop leaves alone are meta-learned."""
+        return any(p.requires_grad and name not in self.inner_names for name, p in self.encoder.named_parameters())
+
+    # ------------------------------------------------------------------ word embeddings
+    @property
+    def table(self) -> Tensor:
+        """The word embeddings, (vocabulary, hidden)."""
+        return self.encoder.get_parameter(self.table_name)
+
+    def used_rows(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
+        """The token ids in `batches`, int64 (rows,), and their embeddings as a tensor of its own, (rows, hidden).
+
+        The padding token stays where it was, as encoders count positions by it. None for a table that is frozen or
+        tied to another parameter.
+        """
+        ids = torch.cat([batch.input_ids.flatten() for batch in batches]).unique()
+        if not self.table.requires_grad or self._table_is_tied:
+            return ids, None
+        if (pad := self.padding_row) is not None:
+            rest = ids[ids != pad]
+            ids = torch.cat([rest[:pad], ids.new_tensor([pad]), rest[pad:]])
+        return ids, self.table.detach()[ids].requires_grad_()
+
     # ------------------------------------------------------------------ the function that is learned
     @property
     def tokenizer(self) -> Any:
@@ -237,16 +286,37 @@ class Learner(nn.Module):
         batches = self.tokens.batches(examples.texts, self.batch_size, self.device)
         return LabelledBatches([(batch, labels[batch.rows]) for batch in batches], len(examples))
 
-    def features(self, batch: Batch) -> Tensor:
-        """Normalised text vectors (n, hidden), of norm sqrt(hidden)."""
+    def features(self, batch: Batch, table: Tensor | None = None) -> Tensor:
+        """Normalised text vectors (n, hidden), of norm sqrt(hidden); `table` takes the place of the word embeddings."""
+        return self._pooled(self._states(self.encoder, batch, {"input_ids": batch.input_ids}, table), batch)
+
+    def below(self, batch: Batch, table: Tensor | None = None) -> Tensor:
+        """What the inner loop does not change of a batch: the states (n, length, hidden) below `above`, or vectors."""
+        if self.parts is None:
+            return self.features(batch, table)
+        return self._states(self.parts[0], batch, {"input_ids": batch.input_ids}, table)
+
+    def above(self, below: Tensor, batch: Batch) -> Tensor:
+        """From the output of `below` to `features`."""
+        if self.parts is None:
+            return below
+        return self._pooled(self._states(self.parts[1], batch, {"inputs_embeds": below}), batch)
+
+    def _states(self, module: Any, batch: Batch, inputs: dict[str, Tensor], table: Tensor | None = None) -> Tensor:
+        inputs["attention_mask"] = batch.attention_mask
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            hidden = self.encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
-        hidden = hidden.to(self.log_inner_lr.dtype)  # (n, length, hidden)
+            if table is None:
+                return module(**inputs).last_hidden_state
+            weights = {self.table_name: table}
+            return functional_call(module, weights, kwargs=inputs, tie_weights=False).last_hidden_state
+
+    def _pooled(self, states: Tensor, batch: Batch) -> Tensor:
+        states = states.to(self.log_inner_lr.dtype)  # (n, length, hidden)
         if self.settings.pooling == "cls":
-            pooled = hidden[:, 0]
+            pooled = states[:, 0]
         else:
-            mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * mask).sum(1) / mask.sum(1)
+            mask = batch.attention_mask.unsqueeze(-1).to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1)
         return layer_norm(pooled, pooled.shape[-1:], eps=1e-12)
 
     def loss(self, batch: Batch, labels: Tensor, layer: LinearLayer) -> tuple[Tensor, Tensor]:
@@ -262,16 +332,6 @@ class Learner(nn.Module):
         for batch in batches:
             result[batch.rows.cpu()] = self.features(batch).cpu()
         return result
-
-    @torch.no_grad()
-    def centroids(self, support: LabelledBatches, ways: int) -> Tensor | None:
-        """Mean vector of each class, (ways, hidden); None where the head does not ask for it."""
-        if not self.head.needs_centroids:
-            return None
-        total = self.log_inner_lr.new_zeros(ways, self.encoder.config.hidden_size)
-        for batch, labels in support.batches:
-            total.index_add_(0, labels, self.features(batch))
-        return total / self.class_counts(support, ways).unsqueeze(1)
 
     def class_counts(self, support: LabelledBatches, ways: int) -> Tensor:
         """Support texts of each class, (ways,), in the parameters' dtype."""

@@ -57,8 +57,12 @@ class LearnerSettings:
     """Meta-learn the inner learning rates, one per layer and step (Antoniou 2019); the option turns it off."""
     second_order_steps: int = 0
     """Differentiate through this many of the last inner steps: 0 is first-order MAML, inner_steps is full MAML."""
-    hvp: Literal["exact", "finite-difference"] = "exact"
-    """Hessian-vector products by double backward, or by the difference of two gradients (less memory)."""
+    hvp: Literal["exact", "finite-difference", "one-sided"] = "exact"
+    """Hessian-vector products by double backward, or by a difference of gradients (less memory): central, or one-sided
+    (one pass less a step, less exact)."""
+    kept_graphs: int | Literal["auto"] = 0
+    """With exact products, keep the graphs of this many of the last inner steps: faster, in more memory. auto: as many
+    as half of the free memory holds."""
     prototype_gradient: bool = True
     """Let the meta-gradient flow through the prototype head into the encoder; off: the head's start is a constant."""
     pooling: Literal["mean", "cls"] = "mean"
@@ -73,7 +77,7 @@ class LearnerSettings:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("head", ("prototype", "linear")),
-            ("hvp", ("exact", "finite-difference")),
+            ("hvp", ("exact", "finite-difference", "one-sided")),
             ("pooling", ("mean", "cls")),
         ):
             if getattr(self, name) not in allowed:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from metatext.binding import Binding
 from metatext.checkpoints import (
     RunState,
     has_checkpoint,
@@ -311,7 +312,7 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
     for number in range(episodes):
         episode = sampler[number]
         query = learner.batches(episode.query)
-        centroids = learner.centroids(learner.batches(episode.support), len(episode.classes))
+        centroids = Binding(learner, episode.support, episode.classes).centroids
         features = [(learner.features(batch), labels) for batch, labels in query.batches]
         for exponent in range(1, 10):
             learner.head.log_scale.fill_(math.log(2.0**exponent))

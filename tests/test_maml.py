@@ -369,22 +369,22 @@ def test_learner_is_bit_equal_afterwards(make: MakeLearner, episode: Episode, hv
 
 
 @pytest.mark.parametrize("hvp", ["exact", "finite-difference"])
-@pytest.mark.parametrize("nth", [1, 3, 4, 6])  # in the first step, the last, the query's pass, the sweep
+@pytest.mark.parametrize("nth", [1, 3, 4, 6, 8])  # the first step, the last, the query's pass, the sweep, the head
 def test_learner_is_bit_equal_after_an_exception(
     make: MakeLearner, episode: Episode, monkeypatch: pytest.MonkeyPatch, nth: int, hvp: str
 ) -> None:
     learner = make(hvp=hvp)
     before = copy.deepcopy(learner.state_dict())
-    loss, calls = learner.loss, 0
+    features, calls = learner.features, 0
 
     def failing(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == nth:
             raise RuntimeError("out of memory")
-        return loss(*arguments)
+        return features(*arguments)
 
-    monkeypatch.setattr(learner, "loss", failing)
+    monkeypatch.setattr(learner, "features", failing)
     monkeypatch.setattr("metatext.tokens.buckets", lambda ids, size: [list(range(len(ids)))])  # one batch a pass
     with pytest.raises(RuntimeError, match="out of memory"):
         run_episode(learner, episode)
