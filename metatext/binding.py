@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy

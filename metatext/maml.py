@@ -82,14 +82,14 @@ def sweep(
         query_weights: w_1 .. w_K, weights of the query loss after each step; by default all is on the last.
         rate_gradients: whether the gradients of log a_k are wanted.
     """
-    rates = [[r] * len(task.moving) if isinstance(r, float) else r for r in rates]
+    each: list[Rates] = [[r] * len(task.moving) if isinstance(r, float) else r for r in rates]
     first, everything = len(rates) - second_order_steps, task.everything
     weights = [0.0] * len(rates) if query_weights is None else [0.0, *query_weights[:-1]]  # w_k at theta_k
     kept = min(int(kept_graphs), second_order_steps) if kept_graphs != "auto" else kept_graphs
     back_to = 0 if rate_gradients else min([first, *(k for k, w in enumerate(weights) if w)])
     with elsewhere(task.moving):
         steps: list[Step] = []
-        for k, step in enumerate(inner_loop(task, rates, kept if second_order_steps and hvp == "exact" else 0)):
+        for k, step in enumerate(inner_loop(task, each, kept if second_order_steps and hvp == "exact" else 0)):
             steps.append(step if k >= back_to else Step([]))
         loss, v = gradient(task.query, everything, task.loss_scale)  # v_K
         if query_weights is not None:
@@ -99,15 +99,15 @@ def sweep(
         for k in reversed(range(back_to, len(rates))):
             step = steps.pop()
             if rate_gradients:
-                slopes.insert(0, _rate_gradient(rates[k], v, step.gradient))
+                slopes.insert(0, _rate_gradient(each[k], v, step.gradient))
             if k < first and not any(weights[: k + 1]):
                 continue
             if step.values is None:
-                move(task.moving, step.gradient, rates[k], 1.0)  # back to theta_k
+                move(task.moving, step.gradient, each[k], 1.0)  # back to theta_k
             else:
                 put_back(task.moving, step.values)
             if k >= first:
-                u = _scaled(v[: len(task.moving)], rates[k])
+                u = _scaled(v[: len(task.moving)], each[k])
                 add(v, _product(task, u, step, hvp), -1.0)
             if weights[k]:
                 value, part = gradient(task.query, everything, task.loss_scale)
