@@ -79,7 +79,8 @@ def inner_loop(task: Task, rates: Sequence[Rates], kept_graphs: int | str = 0, a
     room, optimizer = _Room(task, kept_graphs, len(rates)), Adam() if adam else None
     for k, step_rates in enumerate(rates):
         if room.for_step(k):
-            values, graphs = _leave(task.moving), room.record()
+            graphs = room.record()
+            values = _leave(task.moving)  # the graphs go on reading theta_k
             total = _nothing(task.moving)
             for graph in graphs:
                 add(total, [None if g is None else g.detach().clone() for g in graph])

@@ -19,7 +19,7 @@ _LAYERS = {
 class _PassThrough(nn.Module):
     """In place of the embeddings: the hidden states come from below."""
 
-    def forward(self, *_: Any, inputs_embeds: Tensor | None = None, **__: Any) -> Tensor | None:
+    def forward(self, input_ids: None = None, inputs_embeds: Tensor | None = None, *_: Any, **__: Any) -> Any:
         return inputs_embeds
 
 

@@ -108,11 +108,16 @@ def relative_error(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float
         ({"head": "linear", "scope": "top:1", "pooling": "cls"}, 64, 1e-6),
         ({"head": "prototype", "scope": "all", "hvp": "finite-difference"}, 2, 1e-4),
         ({"head": "linear", "scope": "top:1", "hvp": "finite-difference"}, 64, 1e-4),
+        ({"head": "prototype", "scope": "all", "hvp": "one-sided"}, 2, 1e-3),
+        ({"head": "linear", "scope": "top:1", "hvp": "one-sided"}, 64, 1e-3),
+        ({"head": "prototype", "scope": "all", "kept_graphs": 3}, 2, 1e-6),
+        ({"head": "linear", "scope": "body", "kept_graphs": 1}, 64, 1e-6),
+        ({"head": "prototype", "scope": "top:1", "kept_graphs": "auto"}, 2, 1e-6),
     ],
-    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else None,
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
 def test_every_group_agrees_with_finite_differences(
-    make: MakeLearner, episode: Episode, settings: dict[str, str], batch_size: int, tolerance: float
+    make: MakeLearner, episode: Episode, settings: dict[str, Any], batch_size: int, tolerance: float
 ) -> None:
     learner = make(**settings)
     learner.batch_size = batch_size
@@ -230,6 +235,63 @@ def test_sweep_equals_the_unrolled_graph(
     learner = make(head=head, second_order_steps=second_order_steps)
     _, gradients = meta_gradient(learner, episode)
     assert relative_error(gradients, unrolled_gradient(learner, episode)) < 1e-12
+
+
+@pytest.mark.parametrize("kept_graphs", [1, 2, 3, "auto"])
+def test_kept_graphs_change_nothing_but_the_cost(make: MakeLearner, episode: Episode, kept_graphs: Any) -> None:
+    learner = make(kept_graphs=kept_graphs)
+    before = copy.deepcopy(learner.state_dict())
+    _, gradients = meta_gradient(learner, episode)
+    assert relative_error(gradients, unrolled_gradient(learner, episode)) < 1e-12
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+@pytest.mark.parametrize(("hvp", "tolerance"), [("finite-difference", 1e-6), ("one-sided", 1e-4)])
+def test_differences_come_close_to_the_unrolled_graph(
+    make: MakeLearner, episode: Episode, hvp: str, tolerance: float
+) -> None:
+    learner = make(hvp=hvp)
+    _, gradients = meta_gradient(learner, episode)
+    assert relative_error(gradients, unrolled_gradient(learner, episode)) < tolerance
+
+
+# ------------------------------------------------------------------------------------- what is computed once an episode
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("scope", ["top:1", "head"])
+@pytest.mark.parametrize("second_order_steps", [0, 3])
+def test_layers_below_the_scope_may_be_computed_once(
+    make: MakeLearner, episode: Episode, architecture: str, scope: str, second_order_steps: int
+) -> None:
+    learner = make(architecture, scope=scope, second_order_steps=second_order_steps)
+    assert learner.cached and (learner.parts is not None) == (scope == "top:1")
+    loss, once = meta_gradient(learner, episode)
+    learner.cached, learner.parts = False, None
+    other_loss, anew = meta_gradient(learner, episode)
+    torch.testing.assert_close(loss, other_loss, rtol=1e-12, atol=0.0)
+    assert relative_error(once, anew) < 1e-12
+
+
+def test_no_layer_is_below_a_scope_of_all_layers(make: MakeLearner, episode: Episode) -> None:
+    whole, top = make(scope="top:2"), make(scope="top:5")
+    assert whole.parts is None and not whole.cached
+    some, other = (meta_gradient(learner, episode)[1] for learner in (whole, top))
+    assert relative_error(some, other) == 0.0
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
+def test_only_the_embeddings_of_the_episode_are_touched(
+    make: MakeLearner, episode: Episode, architecture: str
+) -> None:
+    learner = make(architecture)
+    _, few = meta_gradient(learner, episode)
+    batches = learner.batches(Examples(episode.support.texts + episode.query.texts, [0] * 18)).batches
+    used = torch.cat([batch.input_ids.flatten() for batch, _ in batches]).unique()
+    table = few[f"encoder.{learner.table_name}"]
+    unused = torch.ones(len(table), dtype=torch.bool).index_fill(0, used, False)
+    assert unused.sum() > 10 and not table[unused].any()
+    learner._table_is_tied = True  # every row takes part
+    _, all_rows = meta_gradient(learner, episode)
+    assert relative_error(few, all_rows) < 1e-12
 
 
 def test_classes_may_have_unequal_numbers_of_texts(make: MakeLearner, episode: Episode) -> None:
