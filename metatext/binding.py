@@ -45,7 +45,7 @@ class Binding:
         self.rows, self.table = learner.used_rows([batch for batch, _ in self.support.batches + queries.batches])
         self.support, queries = (self._renumbered(examples) for examples in (self.support, queries))
         self.below = [learner.below(batch, self.table) for batch, _ in self.support.batches] if learner.cached else []
-        second_order = learner.settings.second_order_steps > 0
+        second_order = learner.settings.second_order_steps > 0 or learner.settings.algorithm == "imaml"
         for hidden in self.below:
             hidden.requires_grad_(second_order and learner.trained_below)
         first = self._first_features()
@@ -61,6 +61,11 @@ class Binding:
             list(still.values()),
             learner.loss_scale,
         )
+
+    @property
+    def moved_rows(self) -> Tensor | None:
+        """The rows of the word embeddings that the inner loop moves, int64; None for all of them, or none."""
+        return self.rows if self.table is not None and _TABLE in self.names[: len(self.task.moving)] else None
 
     @contextmanager
     def table_in_place(self) -> Iterator[None]:
@@ -80,7 +85,10 @@ class Binding:
         """From the gradient of the task's tensors to that of the meta-parameters that they were made from, by name."""
         learner = self.learner
         parts = dict(zip(self.names, v, strict=True))
-        gradients = {f"head.{name}": g for name, g in zip(*self._pull_back_head(parts), strict=True)}
+        v_layer = parts.pop(_WEIGHT), parts.pop(_BIAS)
+        if learner.settings.algorithm == "reptile" and learner.head.needs_centroids:
+            v_layer = None, None  # where a task's own head went says nothing of the initialisation
+        gradients = {f"head.{name}": g for name, g in self._pull_back_head(*v_layer).items()}
         below = [parts.pop(f"{_BELOW}{i}", None) for i in range(len(self.below))]
         per_text = gradients.pop("head.centroids", None)
         if per_text is not None and learner.settings.prototype_gradient:
@@ -165,15 +173,16 @@ class Binding:
         return LabelledBatches(pairs, examples.size)
 
     # ------------------------------------------------------------------ from theta_0 back to what it was made from
-    def _pull_back_head(self, parts: dict[str, Tensor | None]) -> tuple[list[str], list[Tensor]]:
-        v = [parts.pop(_WEIGHT), parts.pop(_BIAS)]
-        v = [torch.zeros_like(t) if g is None else g for g, t in zip(v, self.layer, strict=True)]
+    def _pull_back_head(self, weight: Tensor | None, bias: Tensor | None) -> dict[str, Tensor]:
         sources: dict[str, Tensor] = dict(self.learner.head.named_parameters())
+        if weight is None and bias is None:
+            return {name: torch.zeros_like(source) for name, source in sources.items()}
+        v = [torch.zeros_like(t) if g is None else g for g, t in zip((weight, bias), self.layer, strict=True)]
         with torch.enable_grad():
             if self.centroids is not None:
                 sources["centroids"] = self.centroids.requires_grad_()
             start = self.learner.head.start(self.classes, self.centroids)
-        return list(sources), list(torch.autograd.grad(start, list(sources.values()), v))
+        return dict(zip(sources, torch.autograd.grad(start, list(sources.values()), v), strict=True))
 
     def _pull_back_support(self, parts: dict[str, Tensor | None], per_text: Tensor | None, below: Gradient) -> None:
         """Adds to `parts` the vector-Jacobian product of the support's features and lower outputs at theta_0."""

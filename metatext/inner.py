@@ -54,6 +54,14 @@ class Step(NamedTuple):
     graphs: list[Gradient] | None = None  # g_k with its graph, one a part of the loss
 
 
+class Swept(NamedTuple):
+    """Query loss after adaptation (0-d), and gradients: of moving and still tensors, and of each log a_k."""
+
+    loss: Tensor
+    gradients: Gradient
+    rate_gradients: list[Gradient]
+
+
 def gradient(loss: Loss, wanted: list[Tensor], scale: float = 1.0) -> tuple[Tensor, Gradient]:
     """The value of a loss (0-d, no graph) and its gradient."""
     value, total = torch.zeros(()), _nothing(wanted)
@@ -67,7 +75,15 @@ def gradient(loss: Loss, wanted: list[Tensor], scale: float = 1.0) -> tuple[Tens
     return value, total
 
 
-def inner_loop(task: Task, rates: Sequence[Rates], kept_graphs: int | str = 0, adam: bool = False) -> Iterator[Step]:
+def inner_loop(
+    task: Task,
+    rates: Sequence[Rates],
+    kept_graphs: int | str = 0,
+    *,
+    adam: bool = False,
+    proximal: float = 0.0,
+    home: list[Tensor] | None = None,
+) -> Iterator[Step]:
     """theta_{k+1} = theta_k - a_k g_k, one step for each entry of `rates`; yields what is left of each step.
 
     Args:
@@ -75,6 +91,8 @@ def inner_loop(task: Task, rates: Sequence[Rates], kept_graphs: int | str = 0, a
         rates: a_k for each moving tensor, for each step.
         kept_graphs: keep the graph of g_k in this many of the last steps, or in as many as fit in memory ("auto").
         adam: take Adam's direction in place of g_k (no graphs).
+        proximal: lambda, which adds lambda (theta_k - home) to g_k.
+        home: theta_0, for the proximal term.
     """
     room, optimizer = _Room(task, kept_graphs, len(rates)), Adam() if adam else None
     for k, step_rates in enumerate(rates):
@@ -88,6 +106,8 @@ def inner_loop(task: Task, rates: Sequence[Rates], kept_graphs: int | str = 0, a
             step = Step(total, values, graphs)
         else:
             step = Step(gradient(task.support, task.moving, task.loss_scale)[1])
+        if home is not None:
+            add(step.gradient, torch._foreach_sub([tensor.data for tensor in task.moving], home), proximal)
         if optimizer:
             step = Step(optimizer.direction(step.gradient))
         move(task.moving, step.gradient, step_rates, -1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,10 +21,14 @@ from metatext.errors import InputError
 from metatext.files import new_folder, write_json
 from metatext.heads import LinearHead, LinearLayer, PrototypeHead
 from metatext.hub import METADATA, read_metadata, resolve_folder
+from metatext.inner import Rates
+from metatext.rates import InnerRates
 from metatext.settings import LearnerSettings
 from metatext.split import split
 from metatext.tasks import Examples
 from metatext.tokens import Batch, TokenCache, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 _UNTRAINED = "no meta-training"  # the method of a learner that was only saved
 _STATE = "learner.safetensors"  # head and inner learning rates; the encoder is in model.safetensors
@@ -92,8 +97,14 @@ class Learner(nn.Module):
         self._table_is_tied = len(uses) > 1
         self.parts = split(encoder, int(settings.scope[4:])) if settings.scope.startswith("top:") else None
         self.cached = self.parts is not None or settings.scope == "head"
-        rates = torch.full((len(self.inner_groups), settings.inner_steps), settings.inner_lr)
-        self.log_inner_lr = nn.Parameter(rates.log(), requires_grad=settings.learn_inner_lr)
+        shapes = [encoder.get_parameter(name).shape for name in self.inner_names]
+        if self.head_moves:
+            shapes += [torch.Size()] * 2  # a task's layer has a rate for its weight and one for its bias
+        groups = [self.inner_groups.index(group) for group in [*map(_group, self.inner_names), *self._head_group() * 2]]
+        table = self.inner_names.index(self.table_name) if self.table_name in self.inner_names else -1
+        self.inner_rates = InnerRates(groups, shapes, table)
+        logs = self.inner_rates.start(settings.inner_lr, settings.inner_steps, settings.inner_rates == "parameter")
+        self.log_inner_lr = nn.Parameter(logs, requires_grad=settings.rates_learned)
 
     # ------------------------------------------------------------------ loading and saving
     @classmethod
@@ -193,7 +204,12 @@ class Learner(nn.Module):
         except (OSError, SafetensorError) as error:
             raise InputError(f"the learner in {folder} is damaged: {_STATE} cannot be read; save it again") from error
         rates = state.pop("log_inner_lr")
-        if scope == self.settings.scope and rates.shape[0] == len(self.inner_groups):  # others start from inner_lr anew
+        mine = self.log_inner_lr
+        if scope != self.settings.scope or rates.ndim != mine.ndim or rates.shape[0] != mine.shape[0]:
+            logger.warning("the inner learning rates start anew: those saved are for another scope")
+        elif mine.ndim == 1:
+            mine.data.copy_(rates)
+        elif rates.shape[1]:
             steps = torch.arange(self.settings.inner_steps).clamp(max=rates.shape[1] - 1)
             self.log_inner_lr.data.copy_(rates[:, steps])
         self.head.load_state_dict({name.removeprefix("head."): value for name, value in state.items()})
@@ -223,26 +239,17 @@ class Learner(nn.Module):
         """Whether the inner loop moves the task's linear layer."""
         return self.settings.scope != "body"
 
-    def rate_groups(self) -> list[int]:
-        """For each tensor that the inner loop moves (encoder's, then weight and bias), its row in `log_inner_lr`."""
-        groups = [self.inner_groups.index(_group(name)) for name in self.inner_names]
-        return groups + [self.inner_groups.index("head")] * 2 if self.head_moves else groups
+    def rates(self, steps: int | None = None, rows: Tensor | None = None) -> list[Rates]:
+        """a_k for each moving tensor, for each inner step; further steps use the last step's.
 
-    def rates(self, steps: int | None = None) -> list[list[float]]:
-        """a_k for each moving tensor, for each inner step; further steps use the last step's."""
+        Args:
+            steps: by default the learner's own.
+            rows: of the word embeddings, where a task moves these only (see `used_rows`).
+        """
         steps = self.settings.inner_steps if steps is None else steps
-        columns = self.log_inner_lr.detach().exp().T.tolist() or [[self.settings.inner_lr] * len(self.inner_groups)]
-        groups = self.rate_groups()
-        return [[columns[min(k, len(columns) - 1)][group] for group in groups] for k in range(steps)]
-
-    def rate_gradient(self, slopes: Sequence[Sequence[Tensor | None]]) -> Tensor:
-        """From the gradient of each moving tensor's log a_k (0-d), step by step, to that of `log_inner_lr`."""
-        result = torch.zeros_like(self.log_inner_lr)
-        for k, step in enumerate(slopes):
-            for group, slope in zip(self.rate_groups(), step, strict=True):
-                if slope is not None:
-                    result[group, k] += slope
-        return result
+        if not self.log_inner_lr.numel():  # a prototypical network
+            return [[self.settings.inner_lr] * len(self.inner_rates.groups)] * steps
+        return self.inner_rates.of_steps(self.log_inner_lr.detach(), steps, rows)
 
     @property
     def trained_below(self) -> bool:

@@ -17,6 +17,7 @@ episode of texts. No step's graph reaches into another's, so memory is that of o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -26,10 +27,12 @@ from torch import Tensor
 
 from metatext.binding import Binding
 from metatext.heads import LinearLayer
+from metatext.imaml import implicit_gradient
 from metatext.inner import (
     Gradient,
     Rates,
     Step,
+    Swept,
     Task,
     add,
     difference_product,
@@ -41,15 +44,8 @@ from metatext.inner import (
     put_back,
 )
 from metatext.learner import Learner
+from metatext.reptile import reptile_gradient
 from metatext.tasks import Episode, Examples
-
-
-class Swept(NamedTuple):
-    """Query loss after adaptation (0-d), and gradients: of moving and still tensors, and of each log a_k."""
-
-    loss: Tensor
-    gradients: Gradient
-    rate_gradients: list[Gradient]
 
 
 class EpisodeResult(NamedTuple):
@@ -70,6 +66,7 @@ def sweep(
     kept_graphs: int | str = 0,
     query_weights: Sequence[float] | None = None,
     rate_gradients: bool = False,
+    adam: bool = False,
 ) -> Swept:
     """Adapts, judges and sweeps back: the body of the outer loop of algorithm 1, for any model.
 
@@ -81,6 +78,7 @@ def sweep(
         kept_graphs: of "exact", see `inner_loop`.
         query_weights: w_1 .. w_K, weights of the query loss after each step; by default all is on the last.
         rate_gradients: whether the gradients of log a_k are wanted.
+        adam: first-order, with Adam's inner steps.
     """
     each: list[Rates] = [[r] * len(task.moving) if isinstance(r, float) else r for r in rates]
     first, everything = len(rates) - second_order_steps, task.everything
@@ -89,7 +87,8 @@ def sweep(
     back_to = 0 if rate_gradients else min([first, *(k for k, w in enumerate(weights) if w)])
     with elsewhere(task.moving):
         steps: list[Step] = []
-        for k, step in enumerate(inner_loop(task, each, kept if second_order_steps and hvp == "exact" else 0)):
+        kept = kept if second_order_steps and hvp == "exact" else 0
+        for k, step in enumerate(inner_loop(task, each, kept, adam=adam)):
             steps.append(step if k >= back_to else Step([]))
         loss, v = gradient(task.query, everything, task.loss_scale)  # v_K
         if query_weights is not None:
@@ -161,23 +160,45 @@ def outer_loss(learner: Learner, episode: Episode, query_weights: Sequence[float
 
 
 @torch.no_grad()
-def run_episode(learner: Learner, episode: Episode, query_weights: Sequence[float] | None = None) -> EpisodeResult:
-    """The sweep for a learner and an episode of texts."""
-    settings = learner.settings
-    binding = Binding(learner, episode.support, episode.classes, episode.query)
-    swept = sweep(
-        binding.task,
-        learner.rates(),
-        settings.second_order_steps,
-        hvp=settings.hvp,
-        kept_graphs=settings.kept_graphs,
-        query_weights=query_weights,
-        rate_gradients=learner.log_inner_lr.requires_grad,
-    )
-    correct = torch.stack(binding.hits[: len(binding.task.query)]).sum()  # at theta_K, which comes first
+def run_episode(
+    learner: Learner,
+    episode: Episode,
+    query_weights: Sequence[float] | None = None,
+    second_order_steps: int | None = None,
+) -> EpisodeResult:
+    """The meta-gradient of an episode of texts, by the learner's algorithm.
+
+    Args:
+        learner: left as it was.
+        episode: Reptile, which knows no query set, takes its query texts for support too.
+        query_weights: see `sweep`.
+        second_order_steps: in place of the learner's own.
+    """
+    settings, support = learner.settings, episode.support
+    if settings.algorithm == "reptile":
+        support = Examples(support.texts + episode.query.texts, support.labels + episode.query.labels)
+    binding = Binding(learner, support, episode.classes, episode.query)
+    task, rates, adam = binding.task, learner.rates(rows=binding.moved_rows), settings.inner_optimizer == "adam"
+    if settings.algorithm == "reptile":
+        swept = reptile_gradient(task, rates, adam=adam)
+    elif settings.algorithm == "imaml":
+        swept = implicit_gradient(task, rates, settings.proximal, hvp=settings.hvp)
+    else:
+        swept = sweep(
+            task,
+            rates,
+            settings.second_order_steps if second_order_steps is None else second_order_steps,
+            hvp=settings.hvp,
+            kept_graphs=settings.kept_graphs,
+            query_weights=query_weights,
+            rate_gradients=settings.rates_learned,
+            adam=adam,
+        )
+    correct = torch.stack(binding.hits[: len(task.query)]).sum()  # at theta_K, which comes first
     gradients = binding.pull_back(swept.gradients)
-    if learner.log_inner_lr.requires_grad:
-        gradients["log_inner_lr"] = learner.rate_gradient(swept.rate_gradients)
+    if settings.rates_learned:
+        logs, slopes = learner.log_inner_lr, swept.rate_gradients
+        gradients["log_inner_lr"] = learner.inner_rates.gradient(logs, slopes, binding.moved_rows)
     return EpisodeResult(swept.loss, correct, gradients)
 
 
@@ -187,17 +208,29 @@ def evaluate_episode(
 ) -> tuple[Tensor, Tensor]:
     """Query loss after adaptation (0-d) and correct query predictions (0-d int64)."""
     binding = Binding(learner, episode.support, episode.classes, episode.query)
-    task, rates = binding.task, learner.rates()
-    weights = [0.0] * (len(rates) - 1) + [1.0] if query_weights is None else query_weights
     loss = learner.log_inner_lr.new_zeros(())
-    with elsewhere(task.moving):
-        for weight, _ in zip(weights, inner_loop(task, rates), strict=True):
+    with elsewhere(binding.task.moving) as home:
+        steps = _adapt(learner, binding, home)
+        for weight, _ in zip(query_weights or [], steps, strict=query_weights is not None):
             if weight:
                 binding.hits.clear()
-                loss += weight * sum(part() for part in task.query)
-        if not rates:
-            loss += sum(part() for part in task.query)
+                loss += weight * sum(part() for part in binding.task.query)
+        if query_weights is None:
+            deque(steps, maxlen=0)
+            loss += sum(part() for part in binding.task.query)
     return loss, torch.stack(binding.hits).sum()
+
+
+def _adapt(learner: Learner, binding: Binding, home: list[Tensor], steps: int | None = None) -> Iterator[Step]:
+    """The learner's inner loop."""
+    settings = learner.settings
+    return inner_loop(
+        binding.task,
+        learner.rates(steps, binding.moved_rows),
+        adam=settings.inner_optimizer == "adam",
+        proximal=settings.proximal,
+        home=home if settings.algorithm == "imaml" else None,
+    )
 
 
 @contextmanager
@@ -215,9 +248,8 @@ def adapted(
     """
     with torch.no_grad():
         binding = Binding(learner, support, classes)
-    with elsewhere(binding.task.moving):
+    with elsewhere(binding.task.moving) as home:
         with torch.no_grad():
-            for _ in inner_loop(binding.task, learner.rates(steps)):
-                pass
+            deque(_adapt(learner, binding, home, steps), maxlen=0)
         with binding.table_in_place():
             yield LinearLayer(binding.layer.weight.detach(), binding.layer.bias.detach())

@@ -49,12 +49,19 @@ class LearnerSettings:
     """prototype: built from each task's support, any classes. linear: learned, for classes that all domains share."""
     scope: str = "all"
     """What the inner loop moves: all, head, body, or top:L (the upper L layers and the head)."""
+    algorithm: Literal["maml", "imaml", "reptile"] = "maml"
+    """maml: the gradient of the query loss through the inner loop. imaml: the implicit gradient at its end (Rajeswaran
+    2019). reptile: the sum of the inner gradients (Nichol 2018)."""
     inner_steps: int = 5
-    """Gradient steps of the inner loop."""
+    """Gradient steps of the inner loop; 0 with a prototype head is a prototypical network (Snell 2017)."""
     inner_lr: float = 0.01
     """Inner learning rate at the start of meta-training, for every layer and step."""
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """adam: Adam's steps in the inner loop, for first-order training and adaptation (inner_lr of about 1e-4)."""
     learn_inner_lr: bool = True
-    """Meta-learn the inner learning rates, one per layer and step (Antoniou 2019); the option turns it off."""
+    """Meta-learn the inner learning rates (with maml); the option turns it off."""
+    inner_rates: Literal["layer", "parameter"] = "layer"
+    """A rate per layer and step (Antoniou 2019), or one per parameter (Meta-SGD, Li 2017; a copy of what moves)."""
     second_order_steps: int = 0
     """Differentiate through this many of the last inner steps: 0 is first-order MAML, inner_steps is full MAML."""
     hvp: Literal["exact", "finite-difference", "one-sided"] = "exact"
@@ -63,6 +70,8 @@ class LearnerSettings:
     kept_graphs: int | Literal["auto"] = 0
     """With exact products, keep the graphs of this many of the last inner steps: faster, in more memory. auto: as many
     as half of the free memory holds."""
+    proximal: float = 1.0
+    """iMAML's pull towards the initialisation, lambda: smaller adapts more, and asks for more inner steps."""
     prototype_gradient: bool = True
     """Let the meta-gradient flow through the prototype head into the encoder; off: the head's start is a constant."""
     pooling: Literal["mean", "cls"] = "mean"
@@ -77,6 +86,9 @@ class LearnerSettings:
     def __post_init__(self) -> None:
         for name, allowed in (
             ("head", ("prototype", "linear")),
+            ("algorithm", ("maml", "imaml", "reptile")),
+            ("inner_optimizer", ("sgd", "adam")),
+            ("inner_rates", ("layer", "parameter")),
             ("hvp", ("exact", "finite-difference", "one-sided")),
             ("pooling", ("mean", "cls")),
         ):
@@ -84,20 +96,40 @@ class LearnerSettings:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not re.fullmatch(r"all|head|body|top:[1-9]\d*", self.scope):
             raise InputError(f"scope must be all, head, body or top:L such as top:2, got {self.scope!r}")
-        if self.inner_steps < 1 or self.inner_lr <= 0 or self.max_length < 8:
-            raise InputError("inner_steps must be at least 1, inner_lr above 0 and max_length at least 8")
+        least = 0 if self.head == "prototype" and self.algorithm == "maml" else 1
+        if self.inner_steps < least or self.inner_lr <= 0 or self.max_length < 8 or self.proximal <= 0:
+            bounds = f"inner_steps must be at least {least}, inner_lr and proximal above 0 and max_length at least 8"
+            raise InputError(bounds)
         if not 0 <= self.second_order_steps <= self.inner_steps:
             raise InputError(
                 f"second_order_steps must be from 0 to inner_steps ({self.inner_steps}), got {self.second_order_steps}"
             )
+        if self.second_order_steps and (self.algorithm != "maml" or self.inner_optimizer == "adam"):
+            what = "inner_optimizer='adam'" if self.algorithm == "maml" else f"algorithm={self.algorithm!r}"
+            raise InputError(f"{what} is first-order: leave second_order_steps at 0")
+        if self.algorithm == "imaml" and self.inner_optimizer == "adam":
+            raise InputError("algorithm='imaml' takes plain gradient steps: leave inner_optimizer at 'sgd'")
+        if self.kept_graphs != "auto" and (isinstance(self.kept_graphs, str) or self.kept_graphs < 0):
+            raise InputError(f"kept_graphs must be 'auto' or 0 or more, got {self.kept_graphs!r}")
         object.__setattr__(self, "classes", tuple(self.classes))
 
     @property
     def method(self) -> str:
         """The method's name in tables."""
-        if self.second_order_steps == 0:
-            return "first-order MAML"
-        return "full MAML" if self.second_order_steps == self.inner_steps else "truncated MAML"
+        if self.inner_steps == 0:
+            return "prototypical network"
+        if self.algorithm != "maml":
+            return {"imaml": "iMAML", "reptile": "Reptile"}[self.algorithm]
+        name = {"head": "ANIL", "body": "BOIL"}.get(self.scope, "MAML")
+        if self.inner_rates == "parameter":
+            name += " with Meta-SGD"
+        order = {0: "first-order", self.inner_steps: "full"}.get(self.second_order_steps, "truncated")
+        return f"{order} {name}"
+
+    @property
+    def rates_learned(self) -> bool:
+        """Whether meta-training changes the inner learning rates."""
+        return self.learn_inner_lr and self.algorithm == "maml" and self.inner_steps > 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +152,11 @@ class TrainConfig:
     """Share of the outer steps during which the learning rates rise to their peak; they fall to 0 linearly after."""
     max_grad_norm: float = 1.0
     """The encoder's meta-gradient is scaled down to this norm where it is larger."""
+    multi_step_fraction: float = 0.0
+    """Share of the outer steps with a query loss after each inner step, whose weights move to the last one's (MAML++,
+    Antoniou 2019)."""
+    first_order_fraction: float = 0.0
+    """Share of the outer steps, from the first, that are first-order whatever second_order_steps says (MAML++)."""
     eval_every: int = 25
     """Outer steps between two validations."""
     eval_episodes: int = 24
@@ -148,6 +185,9 @@ class TrainConfig:
         for name in ("outer_lr", "head_lr", "rate_lr", "max_grad_norm"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("multi_step_fraction", "first_order_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other: choose one")
 

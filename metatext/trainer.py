@@ -168,7 +168,9 @@ class MetaTrainer:
         total = dict(zip(self.parameters, buffer[:size].split(sizes), strict=True))
         for number in range(rank, config.meta_batch_size, processes):
             episode = self.sampler[first + number]
-            result = run_episode(self.learner, episode)
+            result = run_episode(
+                self.learner, episode, *annealed(config, self.learner.settings.inner_steps, state.step)
+            )
             if not _finite(result):
                 buffer[size + 3 + number] = 1.0
                 continue
@@ -322,6 +324,19 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
     best = min(losses, key=lambda scale: losses[scale])
     learner.head.log_scale.fill_(math.log(best))
     logger.info("the prototype head starts with scale %g", best)
+
+
+def annealed(config: TrainConfig, inner_steps: int, step: int) -> tuple[list[float] | None, int | None]:
+    """MAML++'s weights of the query loss after each inner step, and order, in outer step `step`; None: as set.
+
+    The weights go linearly from equal ones to all on the last inner step (Antoniou 2019, section 4).
+    """
+    order = 0 if step < config.first_order_fraction * config.meta_steps else None
+    steps = config.multi_step_fraction * config.meta_steps
+    if step >= steps or inner_steps < 2:
+        return None, order
+    share = (1 - step / steps) / inner_steps
+    return [share] * (inner_steps - 1) + [1 - (inner_steps - 1) * share], order
 
 
 def _describe(domains: Sequence[Domain]) -> str:

@@ -279,9 +279,7 @@ def test_no_layer_is_below_a_scope_of_all_layers(make: MakeLearner, episode: Epi
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "albert"])
-def test_only_the_embeddings_of_the_episode_are_touched(
-    make: MakeLearner, episode: Episode, architecture: str
-) -> None:
+def test_only_the_embeddings_of_the_episode_are_touched(make: MakeLearner, episode: Episode, architecture: str) -> None:
     learner = make(architecture)
     _, few = meta_gradient(learner, episode)
     batches = learner.batches(Examples(episode.support.texts + episode.query.texts, [0] * 18)).batches
