@@ -24,7 +24,7 @@ _FIXED_ON_RESUME = {
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
     *("multi_step_fraction", "first_order_fraction", "algorithm", "inner_optimizer", "inner_rates", "proximal"),
     *("head", "scope", "inner_steps", "inner_lr", "learn_inner_lr", "second_order_steps", "hvp", "prototype_gradient"),
-    *("kept_graphs",),
+    *("kept_graphs", "lora_rank"),
     *("pooling", "text_prefix", "max_length", "classes"),
 }
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from metatext.errors import InputError
+from metatext.lora import merged_state
 
 _SHRINK = 2.0**10  # the residual is smaller than the mean by the square of this; fits float16 as well
 _TANH_RANGE = 2.0**12  # features reach tanh divided by this: an error below 1e-5 at 20 times their standard deviation
@@ -153,7 +154,7 @@ def to_classifier(encoder: Any, pooling: str, layer: tuple[Tensor, Tensor], clas
 
 
 def _copy_encoder(encoder: Any, base: Any) -> None:
-    state = encoder.state_dict()
+    state = merged_state(encoder)
     if encoder.config.model_type == "albert":
         state = _written_out(state, encoder.config)
     _, unexpected = base.load_state_dict(state, strict=False)

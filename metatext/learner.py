@@ -22,6 +22,7 @@ from metatext.files import new_folder, write_json
 from metatext.heads import LinearHead, LinearLayer, PrototypeHead
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.inner import Rates
+from metatext.lora import adapter_state, add_adapters, base_state
 from metatext.rates import InnerRates
 from metatext.settings import LearnerSettings
 from metatext.split import split
@@ -76,6 +77,8 @@ class Learner(nn.Module):
         self.encoder = encoder.eval()  # dropout stays off: the inner loop is a deterministic function
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # never used: it would only cost memory and updates
+        if settings.scope == "lora":
+            add_adapters(self.encoder, settings.lora_rank)
         self.settings, self.base_model, self.sources = settings, base_model, list[str]()
         self.meta_trained = False
         self.autocast_dtype: torch.dtype | None = None
@@ -172,9 +175,10 @@ class Learner(nn.Module):
         """The files of a saved learner, into an existing folder; `metatext.json` comes last."""
         from safetensors.torch import save_file
 
-        self.encoder.save_pretrained(folder)
+        self.encoder.save_pretrained(folder, state_dict=base_state(self.encoder))
         self.tokenizer.save_pretrained(folder)
         state = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        state |= {f"encoder.{name}": value for name, value in adapter_state(self.encoder).items()}
         state["log_inner_lr"] = self.log_inner_lr.detach()
         save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / _STATE)
         write_json(folder / METADATA, self.metadata("learner"))
@@ -212,7 +216,8 @@ class Learner(nn.Module):
         elif rates.shape[1]:
             steps = torch.arange(self.settings.inner_steps).clamp(max=rates.shape[1] - 1)
             self.log_inner_lr.data.copy_(rates[:, steps])
-        self.head.load_state_dict({name.removeprefix("head."): value for name, value in state.items()})
+        for name, value in state.items():
+            self.get_parameter(name).data.copy_(value)
 
     # ------------------------------------------------------------------ what the inner loop moves
     def _names_in_scope(self) -> list[str]:
@@ -387,7 +392,14 @@ def _merge_settings(saved: dict[str, Any], given: dict[str, Any], name: str | Pa
             close = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(fields)}"
             raise InputError(f"unknown setting {key!r}: {hint}")
-    fixed = [key for key in ("head", "pooling", "text_prefix", "classes") if saved and key in given]
+    names = (
+        "head",
+        "pooling",
+        "text_prefix",
+        "classes",
+        *(("scope", "lora_rank") if saved.get("scope") == "lora" else ()),
+    )
+    fixed = [key for key in names if saved and key in given]
     for key in fixed:
         wanted = tuple(given[key]) if key == "classes" else given[key]
         if wanted != (tuple(saved[key]) if key == "classes" else saved[key]):

@@ -48,7 +48,10 @@ class LearnerSettings:
     head: Literal["prototype", "linear"] = "prototype"
     """prototype: built from each task's support, any classes. linear: learned, for classes that all domains share."""
     scope: str = "all"
-    """What the inner loop moves: all, head, body, or top:L (the upper L layers and the head)."""
+    """What the inner loop moves: all, head, body, top:L (the upper L layers and the head), or lora (low-rank adapters
+    and the head; the rest of the encoder is frozen)."""
+    lora_rank: int = 8
+    """Rank of the adapters of scope lora."""
     algorithm: Literal["maml", "imaml", "reptile"] = "maml"
     """maml: the gradient of the query loss through the inner loop. imaml: the implicit gradient at its end (Rajeswaran
     2019). reptile: the sum of the inner gradients (Nichol 2018)."""
@@ -94,12 +97,14 @@ class LearnerSettings:
         ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not re.fullmatch(r"all|head|body|top:[1-9]\d*", self.scope):
-            raise InputError(f"scope must be all, head, body or top:L such as top:2, got {self.scope!r}")
+        if not re.fullmatch(r"all|head|body|lora|top:[1-9]\d*", self.scope):
+            raise InputError(f"scope must be all, head, body, lora or top:L such as top:2, got {self.scope!r}")
         least = 0 if self.head == "prototype" and self.algorithm == "maml" else 1
         if self.inner_steps < least or self.inner_lr <= 0 or self.max_length < 8 or self.proximal <= 0:
             bounds = f"inner_steps must be at least {least}, inner_lr and proximal above 0 and max_length at least 8"
             raise InputError(bounds)
+        if self.lora_rank < 1:
+            raise InputError(f"lora_rank must be at least 1, got {self.lora_rank}")
         if not 0 <= self.second_order_steps <= self.inner_steps:
             raise InputError(
                 f"second_order_steps must be from 0 to inner_steps ({self.inner_steps}), got {self.second_order_steps}"

@@ -253,3 +253,48 @@ def test_every_method_is_saved_and_loaded(make: MakeLearner, episode: Episode, t
     again = Learner.from_pretrained(tmp_path / "learner").double()
     assert again.settings == learner.settings
     torch.testing.assert_close(outer_loss(again, episode), outer_loss(learner, episode), rtol=1e-5, atol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------------------- LoRA
+@pytest.mark.parametrize(
+    ("architecture", "head"), [("bert", "linear"), ("distilbert", "prototype"), ("deberta-v2", "prototype")]
+)
+def test_adapters_agree_with_finite_differences(
+    make: MakeLearner, episode: Episode, architecture: str, head: str
+) -> None:
+    learner = make(architecture, head=head, scope="lora", lora_rank=2, second_order_steps=3)
+    for name, p in learner.named_parameters():
+        if "lora_B" in name:  # they start at zero
+            p.data.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
+    _, gradients = meta_gradient(learner, episode)
+    trained = [name for name in gradients if name.startswith("encoder.")]
+    assert len(trained) == 8 and all("lora" in name for name in trained)  # A and B of two matrices in two layers
+    assert slope_error(learner, episode, gradients) < 1e-6
+
+
+def test_adapters_are_saved_and_merged_into_the_exported_classifier(make: MakeLearner, tmp_path: Any) -> None:
+    from transformers import AutoModel, pipeline
+
+    from metatext import FewShotClassifier
+
+    learner = make(scope="lora", lora_rank=2).float()
+    for name, p in learner.named_parameters():
+        if "lora_B" in name:
+            p.data.normal_(std=0.3, generator=torch.Generator().manual_seed(3))
+    learner.save_pretrained(tmp_path / "learner")
+    again = Learner.from_pretrained(tmp_path / "learner")
+    texts, labels = ["球队比赛", "股票基金", "汽车轿车", "球迷主场", "银行利率", "试驾油耗"], ["a", "b", "c"] * 2
+    assert torch.equal(again.encode(texts), learner.encode(texts))
+    plain, info = AutoModel.from_pretrained(tmp_path / "learner", output_loading_info=True)
+    assert not info["unexpected_keys"] and not any("pooler" not in key for key in info["missing_keys"])
+    assert torch.equal(plain.get_input_embeddings().weight, learner.table)
+    with pytest.raises(InputError, match="was trained with scope='lora'"):
+        Learner.from_pretrained(tmp_path / "learner", scope="all")
+    classifier = FewShotClassifier(again).fit(texts, labels)
+    classifier.save_pretrained(tmp_path / "model")
+    scores = pipeline("text-classification", str(tmp_path / "model"), top_k=None)(texts)
+    for row, expected in zip(scores, classifier.predict_proba(texts), strict=True):
+        assert [r["score"] for r in sorted(row, key=lambda r: r["label"])] == pytest.approx(list(expected), abs=1e-5)
+    with adapted(again, Examples(texts, [0, 1, 2] * 2), ["a", "b", "c"]) as layer:
+        own = layer.logits(again.encode(texts)).softmax(1)
+    torch.testing.assert_close(torch.tensor(classifier.predict_proba(texts)).float(), own, rtol=1e-3, atol=1e-4)
