@@ -194,7 +194,7 @@ def difference_product(task: Task, u: Gradient, here: Gradient | None = None) ->
     norm = float(torch.stack(torch._foreach_norm(vectors)).norm())
     if norm == 0.0:
         return total
-    length = 1e-2 if vectors[0].dtype == torch.float32 else 1e-5 if here is None else 1e-7
+    length = 3e-3 if vectors[0].dtype == torch.float32 else 1e-5 if here is None else 1e-7
     step = length / norm
     values = [tensor.data for tensor in tensors]
 

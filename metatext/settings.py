@@ -99,12 +99,13 @@ class LearnerSettings:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not re.fullmatch(r"all|head|body|lora|top:[1-9]\d*", self.scope):
             raise InputError(f"scope must be all, head, body, lora or top:L such as top:2, got {self.scope!r}")
-        least = 0 if self.head == "prototype" and self.algorithm == "maml" else 1
-        if self.inner_steps < least or self.inner_lr <= 0 or self.max_length < 8 or self.proximal <= 0:
-            bounds = f"inner_steps must be at least {least}, inner_lr and proximal above 0 and max_length at least 8"
-            raise InputError(bounds)
-        if self.lora_rank < 1:
-            raise InputError(f"lora_rank must be at least 1, got {self.lora_rank}")
+        fewest = 0 if self.head == "prototype" and self.algorithm == "maml" else 1
+        for name, least in (("inner_steps", fewest), ("max_length", 8), ("lora_rank", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("inner_lr", "proximal"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.second_order_steps <= self.inner_steps:
             raise InputError(
                 f"second_order_steps must be from 0 to inner_steps ({self.inner_steps}), got {self.second_order_steps}"

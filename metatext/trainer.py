@@ -76,6 +76,10 @@ class MetaTrainer:
     ) -> None:
         self.learner, self.sampler, self.valid_sampler = learner, sampler, valid_sampler
         self.config = config or TrainConfig()
+        if self.config.multi_step_fraction and learner.settings.algorithm != "maml":
+            raise InputError(
+                f"multi_step_fraction belongs to algorithm='maml', and the learner's is {learner.settings.algorithm!r}"
+            )
         self.output = Path(self.config.output) if self.config.output else None
         if self.output:
             check_output(self.output, self.config)

@@ -23,7 +23,7 @@ from train_together import CASES, train
 
 from metatext import Domain, Episode, EpisodeSampler, InputError, Learner, MetaTrainer, TrainConfig, pipeline, trainer
 from metatext.checkpoints import RunState
-from metatext.maml import EpisodeResult, run_episode
+from metatext.maml import EpisodeResult, outer_loss, run_episode
 from metatext.settings import EpisodeSettings, LearnerSettings
 from metatext.trainer import check_output
 
@@ -136,8 +136,8 @@ def nan_in(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[int], bool], where
     """From now on the episodes whose running number is `chosen` are not finite; returns the numbers run so far."""
     seen: list[int] = []
 
-    def run(learner: Learner, episode: Episode) -> EpisodeResult:
-        result = run_episode(learner, episode)
+    def run(learner: Learner, episode: Episode, *how: Any) -> EpisodeResult:
+        result = run_episode(learner, episode, *how)
         seen.append(len(seen))
         if chosen(seen[-1]):
             if where == "loss":
@@ -253,9 +253,9 @@ def test_validation_classes_are_never_trained_on(
     trained: set[str] = set()
     validated: set[str] = set()
 
-    def run(learner: Learner, episode: Episode) -> EpisodeResult:
+    def run(learner: Learner, episode: Episode, *how: Any) -> EpisodeResult:
         trained.update(episode.classes)
-        return run_episode(learner, episode)
+        return run_episode(learner, episode, *how)
 
     def evaluate(learner: Learner, episode: Episode) -> tuple[torch.Tensor, torch.Tensor]:
         validated.update(episode.classes)
@@ -522,3 +522,38 @@ def test_a_run_cut_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> No
     (tmp_path / "run" / "checkpoints" / "step-000002").mkdir()
     with pytest.raises(FileExistsError, match="--resume"):
         check_output(tmp_path / "run", TrainConfig())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"second_order_steps": 2, "kept_graphs": 2},
+        {"second_order_steps": 2, "hvp": "one-sided"},
+        {"inner_steps": 0},
+        {"algorithm": "reptile"},
+        {"algorithm": "imaml"},
+        {"inner_rates": "parameter"},
+        {"scope": "lora", "lora_rank": 4},
+        {"scope": "top:1", "second_order_steps": 2},
+        {"inner_optimizer": "adam", "inner_lr": 0.0003},
+    ],
+    ids=str,
+)
+def test_every_method_learns(tiny_bert: Path, settings: dict[str, Any]) -> None:
+    learner = Learner.from_pretrained(tiny_bert, **{"inner_steps": 2, "inner_lr": 0.003} | settings)
+    sampler = EpisodeSampler([make_domain(0)], ways=3, shots=2, queries=3, seed=1)
+    lr = 1e-2 if learner.settings.scope == "lora" else 2e-3
+    share = 0.5 if learner.settings.algorithm == "maml" else 0.0
+    config = TrainConfig(meta_steps=12, meta_batch_size=2, outer_lr=lr, multi_step_fraction=share, progress=False)
+    before = sum(float(outer_loss(learner, sampler[i])) for i in range(8))
+    MetaTrainer(learner, sampler, config=config).train()
+    assert sum(float(outer_loss(learner, sampler[i])) for i in range(8)) < 0.5 * before
+
+
+def test_a_loss_after_every_step_belongs_to_maml(tiny_bert: Path) -> None:
+    learner = Learner.from_pretrained(tiny_bert, algorithm="reptile")
+    sampler = EpisodeSampler([make_domain(0)], ways=3, shots=2, queries=3, seed=1)
+    with pytest.raises(
+        InputError, match="multi_step_fraction belongs to algorithm='maml', and the learner's is 'reptile'"
+    ):
+        MetaTrainer(learner, sampler, config=TrainConfig(multi_step_fraction=0.5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from conftest import make_domain
@@ -21,8 +22,8 @@ def train(encoder: str | Path, case: str) -> tuple[MetaTrainer, dict[str, Tensor
     sampler = EpisodeSampler([make_domain(0), make_domain(1, name="b")], ways=3, shots=2, queries=2, seed=3)
     bad = [sampler[4].query.texts] if case.endswith("bad") else []  # the second episode of the second step
 
-    def run(learner: Learner, episode: Episode) -> EpisodeResult:
-        result = run_episode(learner, episode)
+    def run(learner: Learner, episode: Episode, *how: Any) -> EpisodeResult:
+        result = run_episode(learner, episode, *how)
         return result._replace(loss=result.loss * torch.nan) if episode.query.texts in bad else result
 
     trainer.run_episode = run  # type: ignore[attr-defined]
