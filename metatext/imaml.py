@@ -20,9 +20,9 @@ from metatext.inner import (
     Swept,
     Task,
     add,
-    difference_product,
+    add_difference_product,
+    add_exact_product,
     elsewhere,
-    exact_product,
     gradient,
     inner_loop,
     record,
@@ -60,8 +60,12 @@ def implicit_gradient(
         def product(x: list[Tensor]) -> Gradient:
             """H x / lambda, for moving and still tensors."""
             u: Gradient = [*x]
-            found = exact_product(task, u, graphs, retain=True) if graphs else difference_product(task, u, here)
-            return [None if h is None else h / proximal for h in found]
+            found: Gradient = [None] * len(task.everything)
+            if graphs:
+                add_exact_product(found, 1 / proximal, task, u, graphs, retain=True)
+            else:
+                add_difference_product(found, 1 / proximal, task, u, here)
+            return found
 
         right = [torch.zeros_like(t) if g is None else g for g, t in zip(v[:moved], task.moving, strict=True)]
         solution, times_solution = _conjugate_gradient(product, right, cg_steps, tolerance)

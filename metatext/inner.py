@@ -99,11 +99,7 @@ def inner_loop(
         if room.for_step(k):
             graphs = room.record()
             values = _leave(task.moving)  # the graphs go on reading theta_k
-            total = _nothing(task.moving)
-            for graph in graphs:
-                add(total, [None if g is None else g.detach().clone() for g in graph])
-            _unscale(total, task.loss_scale)
-            step = Step(total, values, graphs)
+            step = Step(_detached_sum(graphs, task.loss_scale), values, graphs)
         else:
             step = Step(gradient(task.support, task.moving, task.loss_scale)[1])
         if home is not None:
@@ -156,49 +152,52 @@ def record(part: Callable[[], Tensor], task: Task) -> Gradient:
         return list(torch.autograd.grad(part() * task.loss_scale, task.moving, create_graph=True, allow_unused=True))
 
 
-def exact_product(task: Task, u: Gradient, graphs: list[Gradient] | None = None, retain: bool = False) -> Gradient:
-    """H u by double backward, d <g_k, u> / d everything, for `u` over the moving tensors.
+def add_exact_product(
+    into: Gradient, factor: float, task: Task, u: Gradient, graphs: list[Gradient] | None = None, retain: bool = False
+) -> None:
+    """into += factor * H u by double backward, d <g_k, u> / d everything.
 
     Args:
+        into: one entry for each of the task's `everything`.
+        factor: of the product.
         task: at theta_k.
         u: one entry a moving tensor.
         graphs: the graphs of g_k that the inner loop kept; None records them again, one part at a time.
         retain: keep `graphs` for another product.
     """
-    total = _nothing(task.everything)
     for number, part in enumerate(task.support):
         graph = record(part, task) if graphs is None else graphs[number]
         pairs = [(g, x) for g, x in zip(graph, u, strict=True) if x is not None and g is not None and g.requires_grad]
         if pairs:
             outputs, vectors = zip(*pairs, strict=True)
             product = torch.autograd.grad(outputs, task.everything, vectors, allow_unused=True, retain_graph=retain)
-            add(total, _distinct(product))
-    _unscale(total, task.loss_scale)
-    return total
+            add(into, _distinct(product), factor / task.loss_scale)
 
 
-def difference_product(task: Task, u: Gradient, here: Gradient | None = None) -> Gradient:
-    """H u by a difference of gradients: no graph of a gradient, so fused attention and little memory.
+def add_difference_product(
+    into: Gradient, factor: float, task: Task, u: Gradient, here: Gradient | None = None
+) -> None:
+    """into += factor * H u by a difference of gradients: no graph of a gradient, so fused attention and little memory.
 
     Args:
+        into: one entry for each of the task's `everything`.
+        factor: of the product.
         task: at theta_k.
         u: one entry a moving tensor.
         here: the gradient of everything at theta_k, for the one-sided difference (g(theta + e u) - g(theta)) / e;
             None takes the central one, (g(theta + e u) - g(theta - e u)) / 2e, with e^2 in place of e in its error.
     """
     pairs = [(t, x) for t, x in zip(task.moving, u, strict=True) if x is not None]
-    total = _nothing(task.everything)
     if not pairs:
-        return total
+        return
     tensors, vectors = (list(column) for column in zip(*pairs, strict=True))
     norm = float(torch.stack(torch._foreach_norm(vectors)).norm())
     if norm == 0.0:
-        return total
+        return
     central = here is None
-    if vectors[0].dtype == torch.float64:
-        length = 1e-5 if central else 1e-7
-    else:  # the least error on a trained encoder: rounding weighs more below, curvature above
-        length = 3e-3 if central else 1e-3
+    # In float32 the least error on a trained encoder: rounding weighs more below, curvature above.
+    central_length, one_sided_length = (1e-5, 1e-7) if vectors[0].dtype == torch.float64 else (3e-3, 1e-3)
+    length = central_length if central else one_sided_length
     step = length / norm
     values = [tensor.data for tensor in tensors]
 
@@ -207,14 +206,13 @@ def difference_product(task: Task, u: Gradient, here: Gradient | None = None) ->
         return gradient(task.support, task.everything, task.loss_scale)[1]
 
     try:
-        add(total, ahead(1.0), 1 / step if here is not None else 0.5 / step)
+        add(into, ahead(1.0), factor / (2 * step if central else step))
         if here is None:
-            add(total, ahead(-1.0), -0.5 / step)
+            add(into, ahead(-1.0), -factor / (2 * step))
         else:
-            add(total, here, -1 / step)
+            add(into, here, -factor / step)
     finally:
         put_back(tensors, values)
-    return total
 
 
 # --------------------------------------------------------------------------------------------- sums of gradients
@@ -238,7 +236,18 @@ def _distinct(gradients: Sequence[Tensor | None]) -> Gradient:
     return result
 
 
-def _nothing(tensors: list[Tensor]) -> Gradient:
+def _detached_sum(graphs: list[Gradient], scale: float) -> Gradient:
+    """The gradient of all parts; of one part, the same memory."""
+    if len(graphs) == 1 and scale == 1.0:
+        return [None if g is None else g.detach() for g in graphs[0]]
+    total = _nothing(graphs[0])
+    for graph in graphs:
+        add(total, [None if g is None else g.detach().clone() for g in graph])
+    _unscale(total, scale)
+    return total
+
+
+def _nothing(tensors: Sequence[Tensor | None]) -> Gradient:
     return [None] * len(tensors)
 
 

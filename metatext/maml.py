@@ -35,9 +35,9 @@ from metatext.inner import (
     Swept,
     Task,
     add,
-    difference_product,
+    add_difference_product,
+    add_exact_product,
     elsewhere,
-    exact_product,
     gradient,
     inner_loop,
     move,
@@ -107,7 +107,7 @@ def sweep(
                 put_back(task.moving, step.values)
             if k >= first:
                 u = _scaled(v[: len(task.moving)], each[k])
-                add(v, _product(task, u, step, hvp), -1.0)
+                _subtract_product(v, task, u, step, hvp)
             if weights[k]:
                 value, part = gradient(task.query, everything, task.loss_scale)
                 loss += weights[k] * value
@@ -115,13 +115,15 @@ def sweep(
     return Swept(loss, v, slopes)
 
 
-def _product(task: Task, u: Gradient, step: Step, hvp: str) -> Gradient:
+def _subtract_product(v: Gradient, task: Task, u: Gradient, step: Step, hvp: str) -> None:
+    """v -= H u."""
     if hvp == "exact":
-        return exact_product(task, u, step.graphs)
-    if hvp == "finite-difference":
-        return difference_product(task, u)
-    here = step.gradient if not task.still else gradient(task.support, task.everything, task.loss_scale)[1]
-    return difference_product(task, u, here)
+        add_exact_product(v, -1.0, task, u, step.graphs)
+    elif hvp == "finite-difference":
+        add_difference_product(v, -1.0, task, u)
+    else:
+        here = step.gradient if not task.still else gradient(task.support, task.everything, task.loss_scale)[1]
+        add_difference_product(v, -1.0, task, u, here)
 
 
 def _scaled(v: Gradient, rates: Rates) -> Gradient:
