@@ -1,0 +1,136 @@
+"""What the experiments of the MAML paper share: the methods they compare, and what they write down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import metatext
+from metatext.errors import InputError
+from metatext.evaluate import confidence_interval
+from metatext.files import write_json
+
+JOINT = "joint pre-training"
+METHODS = {"full MAML": (1, 1), "first-order MAML": (1, 0), JOINT: (0, 0)}
+"""Inner steps in training, and through how many of them it differentiates; without any, it is joint training."""
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError("the figure needs matplotlib, which is not installed: pip install 'metatext[plot]'") from None
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "metatext"  # equal figures are equal files
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def compare(
+    train: Callable[[str, int], nn.Module],
+    test: Callable[[nn.Module, float, int], dict[str, Tensor]],
+    seeds: Sequence[int],
+    inner_lr: float,
+    pretrained_lrs: Sequence[float],
+) -> list[dict[str, Any]]:
+    """Trains and tests every method with every seed.
+
+    Args:
+        train: the net of a method and seed.
+        test: a net, fine-tuned at a learning rate on the test tasks of a seed; gives for each problem every test task's
+            figure after 0, 1, ... gradient steps, (steps + 1, tasks).
+        seeds: at least two, for the intervals.
+        inner_lr: the learning rate at which MAML is tested.
+        pretrained_lrs: those at which joint pre-training is tested.
+
+    Returns:
+        A record for each seed, method, learning rate and problem.
+    """
+    if len(seeds) < 2:
+        raise InputError(f"--seeds {' '.join(map(str, seeds))}: give at least two, for the confidence intervals")
+    records = []
+    for seed in seeds:
+        for method in METHODS:
+            start = time.perf_counter()
+            net = train(method, seed)
+            seconds = time.perf_counter() - start
+            for rate in pretrained_lrs if method == JOINT else (inner_lr,):
+                for problem, values in test(net, rate, seed).items():
+                    mean, ci95 = zip(*map(confidence_interval, values.tolist()), strict=True)
+                    after = f"{mean[0]:.2f}, after {len(mean) - 1} gradient steps {mean[-1]:.2f}"
+                    print(f"seed {seed}, {method}, steps of {rate:g}, {problem}: {after}", file=sys.stderr)
+                    found = {"problem": problem, "method": f"{method}, steps of {rate:g}", "seed": seed, "mean": mean}
+                    records.append(found | {"ci95_over_tasks": ci95, "train_seconds": round(seconds, 1)})
+    return records
+
+
+def report(place: Path, settings: Any, records: Sequence[dict[str, Any]], figure: str, digits: int) -> None:
+    """Writes place.json and place.svg, and prints the table.
+
+    Args:
+        place: path without suffix.
+        settings: the dataclass under which the records were obtained.
+        records: of `compare`.
+        figure: what the records hold, for the axis.
+        digits: after the point, in the table.
+    """
+    rows = []
+    for problem, method in dict.fromkeys((r["problem"], r["method"]) for r in records):
+        seeds = [r["mean"] for r in records if (r["problem"], r["method"]) == (problem, method)]
+        mean, ci95 = zip(*map(confidence_interval, zip(*seeds, strict=True)), strict=True)
+        rows.append({"problem": problem, "method": method, "seeds": len(seeds), "mean": mean, "ci95": ci95})
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "metatext": metatext.__version__}
+    result = {"settings": dataclasses.asdict(settings), "versions": versions, "rows": rows, "records": records}
+    strict = json.loads(json.dumps(result), parse_constant=lambda _: None)  # JSON has no NaN; runs may diverge
+    write_json(place.with_suffix(".json"), strict)
+    _draw(place.with_suffix(".svg"), rows, records, figure)
+    print(table(rows, digits))
+
+
+def table(rows: Sequence[dict[str, Any]], digits: int) -> str:
+    """Markdown: mean over the seeds and half the width of its 95% interval, after up to 3, 5, 10 gradient steps."""
+    steps = [k for k in range(len(rows[0]["mean"])) if k in (0, 1, 2, 3, 5, 10)]
+    lines = ["| | method | " + " | ".join("1 step" if k == 1 else f"{k} steps" for k in steps) + " |"]
+    lines.append("|---|---|" + "---|" * len(steps))
+    for row in rows:
+        pairs = [(row["mean"][k], row["ci95"][k]) for k in steps]
+        cells = [f"{m:.{digits}f} ± {half:.{digits}f}" if math.isfinite(m) else "diverged" for m, half in pairs]
+        lines.append(f"| {row['problem']} | {row['method']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _draw(path: Path, rows: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]], figure: str) -> None:
+    """A panel for each problem: over the gradient steps, means as thick lines and every seed as a thin one.
+
+    From 0, the best, to twice what the median row has before any step, since a run may diverge.
+    """
+    plt, problems = pyplot(), list(dict.fromkeys(row["problem"] for row in rows))
+    sheet, panels = plt.subplots(1, len(problems), figsize=(5 * len(problems), 4), layout="constrained", squeeze=False)
+    for axes, problem in zip(panels[0], problems, strict=True):
+        shown = [row for row in rows if row["problem"] == problem]
+        start = statistics.median(row["mean"][0] for row in shown)
+        for row in shown:
+            (line,) = axes.plot(row["mean"], marker="o", markersize=3, label=row["method"])
+            for seed in (r["mean"] for r in records if (r["problem"], r["method"]) == (problem, row["method"])):
+                axes.plot(seed, color=line.get_color(), linewidth=0.6, alpha=0.6)
+        axes.set(title=problem, xlabel="gradient steps", ylabel=figure, ylim=sorted((0.0, 2 * start)))
+        axes.legend(fontsize="small")
+    sheet.savefig(path, metadata={"Date": None})
+    plt.close(sheet)

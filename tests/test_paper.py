@@ -1,0 +1,240 @@
+"""The MAML paper's experiments: stacked tasks against one at a time, gradients, paths, and the two scripts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from metatext.inner import Task, elsewhere, inner_loop
+from metatext.maml import sweep
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def sinusoid(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(PROJECT / "recipes"))
+    return importlib.import_module("sinusoid")
+
+
+@pytest.fixture
+def navigation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(PROJECT / "recipes"))
+    return importlib.import_module("navigation")
+
+
+def jitter(net: nn.Module) -> nn.Module:
+    """Parameters at which no derivative is small."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in net.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return net
+
+
+def slope(task: Task, rates: list[float], direction: list[Tensor]) -> float:
+    """Of the query loss after adaptation, along `direction`, by Richardson's extrapolation of central differences."""
+
+    def loss(step: float) -> float:
+        with torch.no_grad(), elsewhere(task.moving):
+            torch._foreach_add_([p.data for p in task.moving], direction, alpha=step)
+            for _ in inner_loop(task, [[rate] * len(task.moving) for rate in rates]):
+                pass
+            return sum(part().item() for part in task.query)
+
+    wide, narrow = ((loss(h) - loss(-h)) / (2 * h) for h in (2e-5, 1e-5))
+    return (4 * narrow - wide) / 3
+
+
+def random_direction(task: Task) -> list[Tensor]:
+    """Of length 1."""
+    generator = torch.Generator().manual_seed(2)
+    direction = [torch.randn(p.shape, generator=generator) for p in task.moving]
+    length = math.sqrt(sum(float(d.square().sum()) for d in direction))
+    return [d / length for d in direction]
+
+
+@pytest.mark.parametrize("second_order_steps", [0, 1, 3])
+def test_stacked_tasks_give_the_meta_gradient_of_one_task_at_a_time(
+    sinusoid: ModuleType, second_order_steps: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    net = jitter(sinusoid.make_net(generator))
+    sines = sinusoid.Sines.draw(4, generator)
+    support, query = sines.points(5, generator), sines.points(7, generator)
+    rates = [0.01, 0.02, 0.005]
+    stacked = sweep(sinusoid.stack(net, support, query), rates, second_order_steps)
+
+    def loss(points: tuple[Tensor, Tensor], i: int) -> Tensor:
+        return mse_loss(net(points[0][i]), points[1][i])
+
+    parameters, losses = list(net.parameters()), []
+    totals = [torch.zeros_like(p) for p in parameters]
+    for i in range(4):
+        task = Task([lambda i=i: loss(support, i)], [lambda i=i: loss(query, i) / 4], parameters)
+        alone = sweep(task, rates, second_order_steps)
+        torch._foreach_add_(totals, alone.gradients)
+        losses.append(alone.loss)
+    torch.testing.assert_close(stacked.loss, sum(losses), rtol=1e-12, atol=0.0)
+    for copies, total in zip(stacked.gradients, totals, strict=True):
+        torch.testing.assert_close(copies.sum(0), total, rtol=1e-10, atol=1e-12)
+
+
+def test_the_meta_gradient_of_sinusoids_agrees_with_finite_differences(sinusoid: ModuleType) -> None:
+    generator = torch.Generator().manual_seed(0)
+    net = jitter(sinusoid.make_net(generator))
+    sines = sinusoid.Sines.draw(3, generator)
+    task = sinusoid.stack(net, sines.points(5, generator), sines.points(7, generator))
+    direction, rates = random_direction(task), [0.01, 0.02]
+    exact = sum(float((g * d).sum()) for g, d in zip(sweep(task, rates, 2).gradients, direction, strict=True))
+    assert slope(task, rates, direction) == pytest.approx(exact, rel=1e-6)
+    first_order = sum(float((g * d).sum()) for g, d in zip(sweep(task, rates).gradients, direction, strict=True))
+    assert abs(first_order / exact - 1) > 1e-2, "the second order is too small here to be tested"
+
+
+def test_the_meta_gradient_through_reinforce_agrees_with_finite_differences(navigation: ModuleType) -> None:
+    settings = navigation.Navigation(tasks=3, trajectories=4, horizon=10)
+    generator = torch.Generator().manual_seed(0)
+    policy = jitter(navigation.Policy(generator))
+    parameters, goals = navigation.copies(policy, 3), settings.draw_goals(3, generator)
+    before, after = (settings.walk(policy, parameters, goals, generator) for _ in range(2))
+    support, query = ([lambda p=p: navigation.surrogate(policy, parameters, p).sum()] for p in (before, after))
+    task = Task(support, query, parameters)
+    direction, rates = random_direction(task), [0.1]
+    exact = sum(float((g * d).sum()) for g, d in zip(sweep(task, rates, 1).gradients, direction, strict=True))
+    assert slope(task, rates, direction) == pytest.approx(exact, rel=1e-6)
+
+
+def test_query_paths_are_those_of_the_adapted_policy(navigation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = navigation.Navigation(tasks=2, trajectories=3, horizon=5)
+    generator = torch.Generator().manual_seed(0)
+    policy, seen = navigation.Policy(generator), []
+    walk = navigation.Navigation.walk
+
+    def watched(self: object, policy: nn.Module, parameters: list[Tensor], *rest: object) -> object:
+        seen.append([p.detach().clone() for p in parameters])
+        return walk(self, policy, parameters, *rest)
+
+    monkeypatch.setattr(navigation.Navigation, "walk", watched)
+    task = settings.training_task(policy, generator)
+    gradient = torch.autograd.grad(task.support[0](), task.moving)
+    sweep(task, [0.5], 1)
+    assert len(seen) == 2, "support paths are sampled once, query paths once"
+    for at_start, adapted, g in zip(*seen, gradient, strict=True):
+        torch.testing.assert_close(adapted, at_start - 0.5 * g)
+
+
+def test_paths_end_at_the_goal(navigation: ModuleType) -> None:
+    class Right(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.speed = nn.Parameter(torch.tensor([5.0, 0.0]))  # clipped
+
+        def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+            return self.speed.expand_as(positions), torch.full_like(positions, 1e-9)
+
+    settings = navigation.Navigation(trajectories=2, horizon=6)
+    goals = torch.tensor([[[0.3, 0.0]], [[0.1, 0.4]]])
+    paths = settings.walk(Right(), navigation.copies(Right(), 2), goals, torch.Generator())
+    assert paths.going[:, 0].tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+    torch.testing.assert_close(paths.rewards[0, 1], -torch.tensor([0.04, 0.01, 0.0, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(paths.rewards[1, 0], -torch.tensor([0.16, 0.17, 0.2, 0.25, 0.32, 0.41]))
+    torch.testing.assert_close(paths.positions[1, 1, :, 0], torch.arange(6) / 10)
+
+
+def test_advantages_are_what_least_squares_leaves(navigation: ModuleType) -> None:
+    settings = navigation.Navigation(tasks=3, trajectories=10, horizon=30)
+    generator = torch.Generator().manual_seed(0)
+    policy = navigation.Policy(generator)
+    goals = 0.1 * settings.draw_goals(3, generator)  # near: some paths end
+    paths = settings.walk(policy, navigation.copies(policy, 3), goals, generator)
+    result = navigation.advantages(paths, 0.9).view_as(paths.going)
+    assert paths.going.mean() < 1 and bool((result[paths.going == 0] == 0).all())
+    for task in range(3):
+        rows, targets, found = [], [], []
+        for path in range(10):
+            for t in range(int(paths.going[task, path].sum())):
+                x, y = paths.positions[task, path, t].tolist()
+                rows.append([x, y, x * x, y * y, 1.0, t / 100, (t / 100) ** 2, (t / 100) ** 3])
+                rewards = paths.rewards[task, path, t:].tolist()
+                targets.append(sum(0.9**k * reward for k, reward in enumerate(rewards)))
+                found.append(float(result[task, path, t]))
+        ridge = np.vstack([rows, 1e-5**0.5 * np.eye(8)])
+        weights = np.linalg.lstsq(ridge, np.array([*targets, *[0.0] * 8]), rcond=None)[0]
+        np.testing.assert_allclose(found, targets - np.array(rows) @ weights, rtol=0.0, atol=1e-6)
+
+
+def run_script(name: str, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, f"recipes/{name}.py", "--output", str(output), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=600)
+
+
+TINY = {
+    "sinusoid": ["--tasks", "2", "--test-tasks", "3", "--test-points", "3", "4", "--test-steps", "2"],
+    "navigation": ["--tasks", "2", "--test-tasks", "3", "--trajectories", "3", "--horizon", "5", "--test-steps", "2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "problems"), [("sinusoid", ["3 points", "4 points"]), ("navigation", ["navigation"])])
+def test_scripts_write_what_they_say(tmp_path: Path, name: str, problems: list[str]) -> None:
+    pytest.importorskip("matplotlib")
+    options = [*TINY[name], "--iterations", "2", "--seeds", "4", "5", "--pretrained-lrs", "0.1"]
+    done = run_script(name, tmp_path, *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    assert result["settings"]["iterations"] == 2 and result["settings"]["seeds"] == [4, 5]
+    assert len(result["records"]) == 3 * 2 * len(problems) and len(result["rows"]) == 3 * len(problems)
+    assert {r["problem"] for r in result["rows"]} == set(problems)
+    assert all(len(r["mean"]) == len(r["ci95"]) == 3 for r in result["rows"])
+    for row in result["rows"]:
+        same = [r for r in result["records"] if (r["problem"], r["method"]) == (row["problem"], row["method"])]
+        assert [r["seed"] for r in same] == [4, 5]
+        assert row["mean"] == pytest.approx([sum(pair) / 2 for pair in zip(*(r["mean"] for r in same), strict=True)])
+        assert f"| {row['problem']} | {row['method']} | {row['mean'][0]:.2f} ± " in done.stdout
+    assert (tmp_path / f"{name}.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
+
+
+@pytest.mark.parametrize("method", ["full MAML", "first-order MAML", "joint pre-training"])
+def test_equal_seeds_are_equal_results(sinusoid: ModuleType, navigation: ModuleType, method: str) -> None:
+    for settings in (
+        sinusoid.Sinusoid(iterations=3, test_tasks=4),
+        navigation.Navigation(iterations=2, tasks=2, trajectories=3, horizon=5, test_tasks=4),
+    ):
+        first, second = (settings.test(settings.train(method, seed=3), 0.1, seed=3) for _ in range(2))
+        other = settings.test(settings.train(method, seed=4), 0.1, seed=4)
+        for name, values in first.items():
+            assert torch.equal(values, second[name]) and not torch.equal(values, other[name])
+
+
+def test_one_seed_has_no_interval(sinusoid: ModuleType) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match="--seeds 1: give at least two, for the confidence intervals"):
+        sinusoid.Sinusoid(seeds=(1,)).run()
+
+
+def test_a_missing_matplotlib_is_one_sentence(sinusoid: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=r"pip install 'metatext\[plot\]'"):
+        sinusoid.Sinusoid(iterations=0).run()
