@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from metatext.errors import InputError
 from metatext.heads import LinearLayer
-from metatext.inner import Gradient, Task, add
+from metatext.inner import Gradient, Task, add, distinct
 from metatext.learner import LabelledBatches, Learner
 from metatext.tasks import Examples
 from metatext.tokens import Batch
@@ -80,6 +80,11 @@ class Binding:
             yield
         finally:
             table[self.rows] = before
+
+    def close(self) -> None:
+        """Lets go of the task's losses, which hold this object, so that its memory is free at once."""
+        self.task.support.clear()
+        self.task.query.clear()
 
     def pull_back(self, v: Gradient) -> dict[str, Tensor]:
         """From the gradient of the task's tensors to that of the meta-parameters that they were made from, by name."""
@@ -150,8 +155,11 @@ class Binding:
         learner, count = self.learner, len(self.support.batches)
         if not learner.head.needs_centroids:
             return {}
-        kept = learner.settings.kept_graphs
-        shared = learner.settings.inner_steps > 0 and kept != "auto" and kept < learner.settings.inner_steps
+        settings = learner.settings
+        recorded = settings.second_order_steps if settings.hvp == "exact" else 0
+        if isinstance(settings.kept_graphs, int):
+            recorded = min(recorded, settings.kept_graphs)
+        shared = settings.inner_steps > recorded  # the first step's graph is not one to differentiate again
         with torch.set_grad_enabled(shared and count <= 2):  # more batches' graphs at once could be too much
             return {i: self._features(i) for i in range(count)}
 
@@ -202,5 +210,5 @@ class Binding:
             outputs, vectors = zip(*pairs, strict=True)
             part = torch.autograd.grad(outputs, wanted, vectors, allow_unused=True)
             sums = list(parts.values())
-            add(sums, part, 1 / learner.loss_scale)
+            add(sums, distinct(part), 1 / learner.loss_scale)
             parts.update(zip(parts, sums, strict=True))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
+from metatext.settings import LearnerSettings, TrainConfig
 
 _FIXED_ON_RESUME = {
     *("encoder", "ways", "shots", "queries", "seed", "shared_labels", "domains", "valid_domains"),
@@ -24,7 +25,7 @@ _FIXED_ON_RESUME = {
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
     *("multi_step_fraction", "first_order_fraction", "algorithm", "inner_optimizer", "inner_rates", "proximal"),
     *("head", "scope", "inner_steps", "inner_lr", "learn_inner_lr", "second_order_steps", "hvp", "prototype_gradient"),
-    *("kept_graphs", "lora_rank"),
+    *("lora_rank",),
     *("pooling", "text_prefix", "max_length", "classes"),
 }
 
@@ -97,8 +98,10 @@ def load_checkpoint(
     """
     saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    defaults = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(LearnerSettings()) | {"classes": ""}
+    before = defaults | before  # a checkpoint of an older version has fewer options
     for key in sorted(_FIXED_ON_RESUME):
-        if before.get(key, config[key]) != config[key]:
+        if before[key] != config[key]:
             raise InputError(
                 f"{folder.parent.parent} was started with {key}={before[key]}, not {config[key]}: "
                 "resume with the same options, or start anew with --overwrite"

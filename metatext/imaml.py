@@ -39,7 +39,10 @@ def implicit_gradient(
     cg_steps: int = 5,
     tolerance: float = 0.0,
 ) -> Swept:
-    """Adapts, judges, and solves for the meta-gradient; exact in so far as the inner loop reaches its minimum.
+    """Adapts, judges, and solves for the meta-gradient.
+
+    Exact in so far as the inner loop reaches its minimum and conjugate gradient the solution; away from a minimum,
+    where I + H / lambda may not be positive, conjugate gradient stops at the first direction that says so.
 
     Args:
         task: losses and tensors at theta_0; its tensors have the same values afterwards.
@@ -79,7 +82,8 @@ def _conjugate_gradient(
 ) -> tuple[list[Tensor], Gradient]:
     """Solves (I + P) x = right, from x = right (P = 0); returns x and P x, with the still tensors' part of it."""
     moved, x = len(right), [tensor.clone() for tensor in right]
-    sum_of_products = product(x)  # P x, kept up to date by the linearity of P
+    # P x, in memory of its own: a product may be its very argument
+    sum_of_products: Gradient = [None if h is None else h.clone() for h in product(x)]  # kept up to date by linearity
     residual: list[Tensor] = [
         -h if h is not None else torch.zeros_like(r) for h, r in zip(sum_of_products[:moved], right, strict=True)
     ]
@@ -89,7 +93,10 @@ def _conjugate_gradient(
             break
         step = product(direction)
         image = [d if h is None else d + h for d, h in zip(direction, step[:moved], strict=True)]  # (I + P) d
-        alpha = size / _dot(direction, image)
+        curvature = _dot(direction, image)
+        if curvature <= 0:  # not a minimum: lambda is too small, or the inner loop too short
+            break
+        alpha = size / curvature
         torch._foreach_add_(x, direction, alpha=alpha)
         add(sum_of_products, step, alpha)
         residual = list(torch._foreach_add(residual, image, alpha=-alpha))

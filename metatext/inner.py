@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Loss = Sequence[Callable[[], Tensor]]
+Loss = list[Callable[[], Tensor]]
 """A loss in parts that add up to it, each a 0-d tensor computed anew from the task's tensors (say, one a batch)."""
 
 Gradient = list[Tensor | None]
@@ -64,22 +64,23 @@ class Swept(NamedTuple):
 
 def gradient(loss: Loss, wanted: list[Tensor], scale: float = 1.0) -> tuple[Tensor, Gradient]:
     """The value of a loss (0-d, no graph) and its gradient."""
-    value, total = torch.zeros(()), _nothing(wanted)
+    values, total = list[Tensor](), _nothing(wanted)
     for part in loss:
         with torch.enable_grad():
             result = part()
             scaled = result * scale if scale != 1.0 else result
-        add(total, _distinct(torch.autograd.grad(scaled, wanted, allow_unused=True)))
-        value = value.to(result) + result.detach()
+        add(total, distinct(torch.autograd.grad(scaled, wanted, allow_unused=True)))
+        values.append(result.detach())
     _unscale(total, scale)
-    return value, total
+    return torch.stack(values).sum(), total
 
 
 def inner_loop(
     task: Task,
     rates: Sequence[Rates],
-    kept_graphs: int | str = 0,
+    kept_graphs: int = 0,
     *,
+    if_it_fits: bool = False,
     adam: bool = False,
     proximal: float = 0.0,
     home: list[Tensor] | None = None,
@@ -89,12 +90,13 @@ def inner_loop(
     Args:
         task: its moving tensors are moved; run it within `elsewhere`.
         rates: a_k for each moving tensor, for each step.
-        kept_graphs: keep the graph of g_k in this many of the last steps, or in as many as fit in memory ("auto").
+        kept_graphs: keep the graph of g_k in this many of the last steps.
+        if_it_fits: keep no more graphs than half of the memory that is free now holds.
         adam: take Adam's direction in place of g_k (no graphs).
         proximal: lambda, which adds lambda (theta_k - home) to g_k.
         home: theta_0, for the proximal term.
     """
-    room, optimizer = _Room(task, kept_graphs, len(rates)), Adam() if adam else None
+    room, optimizer = _Room(task, len(rates) - kept_graphs, if_it_fits), Adam() if adam else None
     for k, step_rates in enumerate(rates):
         if room.for_step(k):
             graphs = room.record()
@@ -171,7 +173,7 @@ def add_exact_product(
         if pairs:
             outputs, vectors = zip(*pairs, strict=True)
             product = torch.autograd.grad(outputs, task.everything, vectors, allow_unused=True, retain_graph=retain)
-            add(into, _distinct(product), factor / task.loss_scale)
+            add(into, distinct(product), factor / task.loss_scale)
 
 
 def add_difference_product(
@@ -227,7 +229,7 @@ def add(total: Gradient, part: Sequence[Tensor | None], factor: float = 1.0) -> 
             total[i] = p if factor == 1.0 else p * factor
 
 
-def _distinct(gradients: Sequence[Tensor | None]) -> Gradient:
+def distinct(gradients: Sequence[Tensor | None]) -> Gradient:
     """Gradients that may be changed in place: autograd may give two inputs the same tensor, or one that is expanded."""
     seen, result = set[int](), list[Tensor | None]()
     for g in gradients:
@@ -258,17 +260,19 @@ def _unscale(total: Gradient, scale: float) -> None:
 
 # ---------------------------------------------------------------------------------------------- what may be kept
 class _Room:
-    """Which steps keep their graphs: the last m, or with "auto" as many as leave half of the free memory free."""
+    """Which steps keep their graphs: those from `first`, or as many of them as the memory that is free has room for."""
 
-    def __init__(self, task: Task, kept_graphs: int | str, steps: int) -> None:
-        self.task, self.steps, self.auto = task, steps, kept_graphs == "auto"
-        self.first = 0 if self.auto else steps - int(kept_graphs)
+    def __init__(self, task: Task, first: int, limited: bool) -> None:
+        self.task, self.first = task, first
+        self.budget = _free_memory(task.moving[0].device) / 2 if limited else None
         self.bytes = 0  # of the graphs of one step
 
     def for_step(self, k: int) -> bool:
-        return k >= self.first and (not self.auto or self.bytes <= _free_memory(self.task.moving[0].device) / 2)
+        return k >= self.first and (self.budget is None or self.bytes <= self.budget)
 
     def record(self) -> list[Gradient]:
+        if self.budget is None:
+            return [record(part, self.task) for part in self.task.support]
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -276,11 +280,13 @@ class _Room:
             sizes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        if not self.auto or self.bytes:
-            return [record(part, self.task) for part in self.task.support]
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        if self.bytes:
             graphs = [record(part, self.task) for part in self.task.support]
-        self.bytes = sum(sizes.values())
+        else:
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                graphs = [record(part, self.task) for part in self.task.support]
+            self.bytes = sum(sizes.values())
+        self.budget -= self.bytes
         return graphs
 
 

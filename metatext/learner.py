@@ -61,7 +61,7 @@ class Learner(nn.Module):
     Attributes:
         encoder: a transformers base model.
         head: the module that gives each task its linear layer at the start.
-        log_inner_lr: logarithms of the inner learning rates, (layer groups, inner steps).
+        log_inner_lr: logarithms of the inner learning rates, (layer groups, inner steps), or a vector.
         settings: the method's settings.
         base_model: id or folder name of the pretrained encoder.
         sources: names of the domains that it was meta-trained on.
@@ -159,7 +159,7 @@ class Learner(nn.Module):
         if saved:
             learner.meta_trained = saved.get("method") != _UNTRAINED
             learner.sources = saved.get("sources", [])
-            learner._load_state(folder, saved["settings"]["scope"])
+            learner._load_state(folder, saved["settings"])
         return learner
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
@@ -199,7 +199,7 @@ class Learner(nn.Module):
             "settings": dataclasses.asdict(shown),
         }
 
-    def _load_state(self, folder: Path, scope: str) -> None:
+    def _load_state(self, folder: Path, saved: dict[str, Any]) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -208,14 +208,15 @@ class Learner(nn.Module):
         except (OSError, SafetensorError) as error:
             raise InputError(f"the learner in {folder} is damaged: {_STATE} cannot be read; save it again") from error
         rates = state.pop("log_inner_lr")
-        mine = self.log_inner_lr
-        if scope != self.settings.scope or rates.ndim != mine.ndim or rates.shape[0] != mine.shape[0]:
-            logger.warning("the inner learning rates start anew: those saved are for another scope")
+        before, now, mine = dataclasses.asdict(LearnerSettings()) | saved, self.settings, self.log_inner_lr
+        changed = [n for n in ("scope", "inner_lr", "inner_optimizer", "inner_rates") if before[n] != getattr(now, n)]
+        if changed or rates.shape[0] != mine.shape[0]:
+            logger.info("the inner learning rates start anew, with another %s", ", ".join(changed) or "encoder")
         elif mine.ndim == 1:
             mine.data.copy_(rates)
         elif rates.shape[1]:
             steps = torch.arange(self.settings.inner_steps).clamp(max=rates.shape[1] - 1)
-            self.log_inner_lr.data.copy_(rates[:, steps])
+            mine.data.copy_(rates[:, steps])
         for name, value in state.items():
             self.get_parameter(name).data.copy_(value)
 
@@ -270,13 +271,14 @@ class Learner(nn.Module):
     def used_rows(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
         """The token ids in `batches`, int64 (rows,), and their embeddings as a tensor of its own, (rows, hidden).
 
-        The padding token stays where it was, as encoders count positions by it. None for a table that is frozen or
-        tied to another parameter.
+        The padding token stays where it was, as encoders count positions by it. None for a table that is frozen, tied
+        to another parameter, or too small for that.
         """
         ids = torch.cat([batch.input_ids.flatten() for batch in batches]).unique()
-        if not self.table.requires_grad or self._table_is_tied:
+        pad = self.padding_row
+        if not self.table.requires_grad or self._table_is_tied or (pad is not None and pad >= len(ids)):
             return ids, None
-        if (pad := self.padding_row) is not None:
+        if pad is not None:
             rest = ids[ids != pad]
             ids = torch.cat([rest[:pad], ids.new_tensor([pad]), rest[pad:]])
         return ids, self.table.detach()[ids].requires_grad_()
@@ -316,7 +318,9 @@ class Learner(nn.Module):
 
     def _states(self, module: Any, batch: Batch, inputs: dict[str, Tensor], table: Tensor | None = None) -> Tensor:
         inputs["attention_mask"] = batch.attention_mask
-        with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+        enabled = self.autocast_dtype is not None
+        # No cache: it would not see that the inner loop has moved the weights.
+        with torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled, cache_enabled=False):
             if table is None:
                 return module(**inputs).last_hidden_state
             weights = {self.table_name: table}

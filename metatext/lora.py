@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metatext.errors import InputError
@@ -29,8 +30,12 @@ def add_adapters(encoder: Any, rank: int) -> None:
         raise InputError("scope='lora' needs peft: pip install 'metatext[lora]'") from error
     targets = _TARGETS.get(encoder.config.model_type, ["query", "value"])
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), encoder)
+    generator = torch.Generator().manual_seed(0)  # the same start in every process
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(_MARK in name)
+        if f"{_MARK}A" in name:  # peft's own distribution; B starts at zero
+            bound = parameter.shape[1] ** -0.5
+            parameter.data.uniform_(-bound, bound, generator=generator)
 
 
 def adapter_state(encoder: Any) -> dict[str, Tensor]:

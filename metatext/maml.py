@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -75,20 +75,21 @@ def sweep(
         rates: a_k for each of the K inner steps: one number, or one for each moving tensor.
         second_order_steps: differentiate through this many of the last steps; 0 is first-order, K full MAML.
         hvp: "exact", "finite-difference" (central) or "one-sided".
-        kept_graphs: of "exact", see `inner_loop`.
+        kept_graphs: of "exact": keep the graphs of this many of the last steps; "auto": of as many as fit in half of
+            the free memory.
         query_weights: w_1 .. w_K, weights of the query loss after each step; by default all is on the last.
         rate_gradients: whether the gradients of log a_k are wanted.
         adam: first-order, with Adam's inner steps.
     """
-    each: list[Rates] = [[r] * len(task.moving) if isinstance(r, float) else r for r in rates]
+    each: list[Rates] = [[float(r)] * len(task.moving) if isinstance(r, int | float) else r for r in rates]
     first, everything = len(rates) - second_order_steps, task.everything
     weights = [0.0] * len(rates) if query_weights is None else [0.0, *query_weights[:-1]]  # w_k at theta_k
-    kept = min(int(kept_graphs), second_order_steps) if kept_graphs != "auto" else kept_graphs
+    kept = min(kept_graphs, second_order_steps) if isinstance(kept_graphs, int) else second_order_steps
     back_to = 0 if rate_gradients else min([first, *(k for k, w in enumerate(weights) if w)])
     with elsewhere(task.moving):
         steps: list[Step] = []
-        kept = kept if second_order_steps and hvp == "exact" else 0
-        for k, step in enumerate(inner_loop(task, each, kept, adam=adam)):
+        kept = kept if hvp == "exact" else 0
+        for k, step in enumerate(inner_loop(task, each, kept, if_it_fits=kept_graphs == "auto", adam=adam)):
             steps.append(step if k >= back_to else Step([]))
         loss, v = gradient(task.query, everything, task.loss_scale)  # v_K
         if query_weights is not None:
@@ -157,7 +158,7 @@ def meta_gradient(learner: Learner, episode: Episode) -> tuple[Tensor, dict[str,
 
 
 def outer_loss(learner: Learner, episode: Episode, query_weights: Sequence[float] | None = None) -> Tensor:
-    """The loss that `meta_gradient` differentiates (0-d, no graph)."""
+    """The query loss after adaptation (0-d, no graph): what `meta_gradient` differentiates (not Reptile's sum)."""
     return evaluate_episode(learner, episode, query_weights)[0]
 
 
@@ -179,28 +180,28 @@ def run_episode(
     settings, support = learner.settings, episode.support
     if settings.algorithm == "reptile":
         support = Examples(support.texts + episode.query.texts, support.labels + episode.query.labels)
-    binding = Binding(learner, support, episode.classes, episode.query)
-    task, rates, adam = binding.task, learner.rates(rows=binding.moved_rows), settings.inner_optimizer == "adam"
-    if settings.algorithm == "reptile":
-        swept = reptile_gradient(task, rates, adam=adam)
-    elif settings.algorithm == "imaml":
-        swept = implicit_gradient(task, rates, settings.proximal, hvp=settings.hvp)
-    else:
-        swept = sweep(
-            task,
-            rates,
-            settings.second_order_steps if second_order_steps is None else second_order_steps,
-            hvp=settings.hvp,
-            kept_graphs=settings.kept_graphs,
-            query_weights=query_weights,
-            rate_gradients=settings.rates_learned,
-            adam=adam,
-        )
-    correct = torch.stack(binding.hits[: len(task.query)]).sum()  # at theta_K, which comes first
-    gradients = binding.pull_back(swept.gradients)
-    if settings.rates_learned:
-        logs, slopes = learner.log_inner_lr, swept.rate_gradients
-        gradients["log_inner_lr"] = learner.inner_rates.gradient(logs, slopes, binding.moved_rows)
+    with closing(Binding(learner, support, episode.classes, episode.query)) as binding:
+        task, rates, adam = binding.task, learner.rates(rows=binding.moved_rows), settings.inner_optimizer == "adam"
+        if settings.algorithm == "reptile":
+            swept = reptile_gradient(task, rates, adam=adam)
+        elif settings.algorithm == "imaml":
+            swept = implicit_gradient(task, rates, settings.proximal, hvp=settings.hvp)
+        else:
+            swept = sweep(
+                task,
+                rates,
+                settings.second_order_steps if second_order_steps is None else second_order_steps,
+                hvp=settings.hvp,
+                kept_graphs=settings.kept_graphs,
+                query_weights=query_weights,
+                rate_gradients=settings.rates_learned,
+                adam=adam,
+            )
+        correct = torch.stack(binding.hits[: len(task.query)]).sum()  # at theta_K, which comes first
+        gradients = binding.pull_back(swept.gradients)
+        if settings.rates_learned:
+            logs, slopes = learner.log_inner_lr, swept.rate_gradients
+            gradients["log_inner_lr"] = learner.inner_rates.gradient(logs, slopes, binding.moved_rows)
     return EpisodeResult(swept.loss, correct, gradients)
 
 
@@ -209,9 +210,11 @@ def evaluate_episode(
     learner: Learner, episode: Episode, query_weights: Sequence[float] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Query loss after adaptation (0-d) and correct query predictions (0-d int64)."""
-    binding = Binding(learner, episode.support, episode.classes, episode.query)
     loss = learner.log_inner_lr.new_zeros(())
-    with elsewhere(binding.task.moving) as home:
+    with (
+        closing(Binding(learner, episode.support, episode.classes, episode.query)) as binding,
+        elsewhere(binding.task.moving) as home,
+    ):
         steps = _adapt(learner, binding, home)
         for weight, _ in zip(query_weights or [], steps, strict=query_weights is not None):
             if weight:
@@ -220,7 +223,7 @@ def evaluate_episode(
         if query_weights is None:
             deque(steps, maxlen=0)
             loss += sum(part() for part in binding.task.query)
-    return loss, torch.stack(binding.hits).sum()
+        return loss, torch.stack(binding.hits).sum()
 
 
 def _adapt(learner: Learner, binding: Binding, home: list[Tensor], steps: int | None = None) -> Iterator[Step]:
@@ -248,9 +251,7 @@ def adapted(
         steps: inner steps, by default the learner's own; further steps use the last step's rates. 0 only builds the
             head.
     """
-    with torch.no_grad():
-        binding = Binding(learner, support, classes)
-    with elsewhere(binding.task.moving) as home:
+    with closing(Binding(learner, support, classes)) as binding, elsewhere(binding.task.moving) as home:
         with torch.no_grad():
             deque(_adapt(learner, binding, home, steps), maxlen=0)
         with binding.table_in_place():

@@ -62,6 +62,8 @@ def train(
         valid_sampler = _valid_sampler(valid_domains, ways, episodes.seed + 1, shape)
     defaults = dataclasses.asdict(LearnerSettings())
     changed = {name: value for name, value in dataclasses.asdict(settings).items() if value != defaults[name]}
+    if changed.keys() & {"algorithm", "inner_optimizer"}:  # the saved order may not go with these
+        changed["second_order_steps"] = settings.second_order_steps
     learner = Learner.from_pretrained(encoder, **changed | ({"classes": sampler.classes} if shared else {}))
     return MetaTrainer(learner, sampler, valid_sampler, config).train()
 

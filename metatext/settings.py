@@ -69,7 +69,7 @@ class LearnerSettings:
     """Differentiate through this many of the last inner steps: 0 is first-order MAML, inner_steps is full MAML."""
     hvp: Literal["exact", "finite-difference", "one-sided"] = "exact"
     """Hessian-vector products by double backward, or by a difference of gradients (less memory): central, or one-sided
-    (one pass less a step, less exact)."""
+    (one pass less a step, less exact). Differences need full precision."""
     kept_graphs: int | Literal["auto"] = 0
     """With exact products, keep the graphs of this many of the last inner steps: faster, in more memory. auto: as many
     as half of the free memory holds."""
@@ -115,6 +115,10 @@ class LearnerSettings:
             raise InputError(f"{what} is first-order: leave second_order_steps at 0")
         if self.algorithm == "imaml" and self.inner_optimizer == "adam":
             raise InputError("algorithm='imaml' takes plain gradient steps: leave inner_optimizer at 'sgd'")
+        if self.algorithm == "reptile" and self.scope == "head" and self.head == "prototype":
+            raise InputError("algorithm='reptile' with scope='head' and a prototype head has nothing to learn")
+        if self.inner_rates == "parameter" and (self.algorithm != "maml" or self.inner_steps == 0):
+            raise InputError("inner_rates='parameter' needs algorithm='maml' and inner steps, which learn the rates")
         if self.kept_graphs != "auto" and (isinstance(self.kept_graphs, str) or self.kept_graphs < 0):
             raise InputError(f"kept_graphs must be 'auto' or 0 or more, got {self.kept_graphs!r}")
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -129,6 +133,7 @@ class LearnerSettings:
         name = {"head": "ANIL", "body": "BOIL"}.get(self.scope, "MAML")
         if self.inner_rates == "parameter":
             name += " with Meta-SGD"
+        name += {"lora": " with LoRA"}.get(self.scope, "") + (", Adam inside" if self.inner_optimizer == "adam" else "")
         order = {0: "first-order", self.inner_steps: "full"}.get(self.second_order_steps, "truncated")
         return f"{order} {name}"
 

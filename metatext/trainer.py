@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,6 @@ class MetaTrainer:
     ) -> None:
         self.learner, self.sampler, self.valid_sampler = learner, sampler, valid_sampler
         self.config = config or TrainConfig()
-        if self.config.multi_step_fraction and learner.settings.algorithm != "maml":
-            raise InputError(
-                f"multi_step_fraction belongs to algorithm='maml', and the learner's is {learner.settings.algorithm!r}"
-            )
         self.output = Path(self.config.output) if self.config.output else None
         if self.output:
             check_output(self.output, self.config)
@@ -98,6 +95,7 @@ class MetaTrainer:
         precision = self.config.mixed_precision
         if precision == "no":
             precision = self.accelerator.mixed_precision  # of `accelerate launch --mixed_precision`
+        _check_method(self.config, learner, precision)
         learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
         self.state = RunState(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
@@ -318,7 +316,8 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
     for number in range(episodes):
         episode = sampler[number]
         query = learner.batches(episode.query)
-        centroids = Binding(learner, episode.support, episode.classes).centroids
+        with closing(Binding(learner, episode.support, episode.classes)) as binding:
+            centroids = binding.centroids
         features = [(learner.features(batch), labels) for batch, labels in query.batches]
         for exponent in range(1, 10):
             learner.head.log_scale.fill_(math.log(2.0**exponent))
@@ -328,6 +327,21 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
     best = min(losses, key=lambda scale: losses[scale])
     learner.head.log_scale.fill_(math.log(best))
     logger.info("the prototype head starts with scale %g", best)
+
+
+def _check_method(config: TrainConfig, learner: Learner, precision: str) -> None:
+    """Refuses options that would do nothing, or harm, with the learner's method."""
+    settings = learner.settings
+    if config.multi_step_fraction and (settings.algorithm != "maml" or settings.inner_steps < 2):
+        raise InputError("multi_step_fraction needs algorithm='maml' and at least two inner_steps")
+    if config.first_order_fraction and settings.second_order_steps == 0:
+        raise InputError("first_order_fraction needs second_order_steps above 0: all steps are first-order already")
+    differences = settings.hvp != "exact" and (settings.second_order_steps or settings.algorithm == "imaml")
+    if differences and precision != "no":
+        raise InputError(
+            f"hvp={settings.hvp!r} needs full precision, and {precision} would round the difference away: "
+            "take hvp='exact', or mixed_precision='no'"
+        )
 
 
 def annealed(config: TrainConfig, inner_steps: int, step: int) -> tuple[list[float] | None, int | None]:

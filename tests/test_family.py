@@ -187,6 +187,30 @@ def test_imaml_on_a_quadratic_is_its_closed_form(hvp: str) -> None:
     assert torch.equal(theta, b)
 
 
+def test_imamls_products_may_be_their_very_argument() -> None:
+    class Half(torch.autograd.Function):  # x^2 / 2, whose second derivative hands on what it is given
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return 0.5 * x.square().sum()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return ctx.saved_tensors[0]
+
+    theta, target = torch.zeros(3, dtype=torch.float64, requires_grad=True), torch.arange(1.0, 4.0).double()
+    task = Task([lambda: Half.apply(theta)], [lambda: target @ theta], [theta])
+    swept = implicit_gradient(task, [[0.1]], 1.0)
+    torch.testing.assert_close(swept.gradients[0], target / 2)
+
+
+def test_imaml_stops_where_there_is_no_minimum() -> None:
+    theta = torch.tensor([0.3, 0.4], dtype=torch.float64, requires_grad=True)
+    task = Task([lambda: -4.0 * theta.square().sum()], [lambda: theta.sum()], [theta])
+    swept = implicit_gradient(task, [[0.01]], 1.0)
+    assert torch.isfinite(swept.gradients[0]).all()
+
+
 @pytest.mark.parametrize("head", ["prototype", "linear"])
 def test_imaml_agrees_with_finite_differences_at_the_minimum(
     make_learner: MakeLearner, episode: Episode, head: str, monkeypatch: pytest.MonkeyPatch
@@ -233,6 +257,8 @@ def test_reptile_goes_where_the_inner_loop_ends(make: MakeLearner, episode: Epis
         ({"algorithm": "reptile", "second_order_steps": 1}, "algorithm='reptile' is first-order"),
         ({"inner_optimizer": "adam", "second_order_steps": 1}, "inner_optimizer='adam' is first-order"),
         ({"algorithm": "imaml", "inner_optimizer": "adam"}, "algorithm='imaml' takes plain gradient steps"),
+        ({"algorithm": "reptile", "scope": "head"}, "has nothing to learn"),
+        ({"algorithm": "reptile", "inner_rates": "parameter"}, "inner_rates='parameter' needs algorithm='maml'"),
         ({"kept_graphs": -1}, "kept_graphs must be 'auto' or 0 or more, got -1"),
         ({"kept_graphs": "all"}, "kept_graphs must be 'auto' or 0 or more, got 'all'"),
     ],
@@ -298,3 +324,19 @@ def test_adapters_are_saved_and_merged_into_the_exported_classifier(make: MakeLe
     with adapted(again, Examples(texts, [0, 1, 2] * 2), ["a", "b", "c"]) as layer:
         own = layer.logits(again.encode(texts)).softmax(1)
     torch.testing.assert_close(torch.tensor(classifier.predict_proba(texts)).float(), own, rtol=1e-3, atol=1e-4)
+
+
+def test_adapters_start_the_same_in_every_process(make_learner: MakeLearner) -> None:
+    some, other = make_learner(scope="lora"), make_learner(scope="lora")
+    for (name, p), q in zip(some.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q), name
+        assert "lora_A" not in name or 0.05 < p.std() < 0.2  # uniform below 1 / sqrt(32)
+
+
+@pytest.mark.parametrize(
+    "change", [{"inner_lr": 0.5}, {"inner_optimizer": "adam"}, {"inner_rates": "parameter"}], ids=str
+)
+def test_saved_rates_are_left_where_other_ones_are_asked(make: MakeLearner, tmp_path: Any, change: Any) -> None:
+    make().save_pretrained(tmp_path / "learner")
+    again = Learner.from_pretrained(tmp_path / "learner", **change)
+    torch.testing.assert_close(again.log_inner_lr.exp(), torch.full_like(again.log_inner_lr, again.settings.inner_lr))

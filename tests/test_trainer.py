@@ -543,17 +543,30 @@ def test_every_method_learns(tiny_bert: Path, settings: dict[str, Any]) -> None:
     learner = Learner.from_pretrained(tiny_bert, **{"inner_steps": 2, "inner_lr": 0.003} | settings)
     sampler = EpisodeSampler([make_domain(0)], ways=3, shots=2, queries=3, seed=1)
     lr = 1e-2 if learner.settings.scope == "lora" else 2e-3
-    share = 0.5 if learner.settings.algorithm == "maml" else 0.0
+    share = 0.5 if learner.settings.algorithm == "maml" and learner.settings.inner_steps > 1 else 0.0
     config = TrainConfig(meta_steps=12, meta_batch_size=2, outer_lr=lr, multi_step_fraction=share, progress=False)
     before = sum(float(outer_loss(learner, sampler[i])) for i in range(8))
     MetaTrainer(learner, sampler, config=config).train()
     assert sum(float(outer_loss(learner, sampler[i])) for i in range(8)) < 0.5 * before
 
 
-def test_a_loss_after_every_step_belongs_to_maml(tiny_bert: Path) -> None:
-    learner = Learner.from_pretrained(tiny_bert, algorithm="reptile")
+@pytest.mark.parametrize(
+    ("settings", "options", "sentence"),
+    [
+        ({"algorithm": "reptile"}, {"multi_step_fraction": 0.5}, "multi_step_fraction needs algorithm='maml'"),
+        ({"inner_steps": 1}, {"multi_step_fraction": 0.5}, "and at least two inner_steps"),
+        ({}, {"first_order_fraction": 0.5}, "first_order_fraction needs second_order_steps above 0"),
+        (
+            {"second_order_steps": 2, "hvp": "one-sided"},
+            {"mixed_precision": "bf16"},
+            "hvp='one-sided' needs full precision, and bf16 would round the difference away",
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    tiny_bert: Path, settings: dict[str, Any], options: dict[str, Any], sentence: str
+) -> None:
+    learner = Learner.from_pretrained(tiny_bert, **settings)
     sampler = EpisodeSampler([make_domain(0)], ways=3, shots=2, queries=3, seed=1)
-    with pytest.raises(
-        InputError, match="multi_step_fraction belongs to algorithm='maml', and the learner's is 'reptile'"
-    ):
-        MetaTrainer(learner, sampler, config=TrainConfig(multi_step_fraction=0.5))
+    with pytest.raises(InputError, match=sentence):
+        MetaTrainer(learner, sampler, config=TrainConfig(**options))
