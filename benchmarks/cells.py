@@ -199,11 +199,12 @@ def variants(steps: int) -> dict[str, dict[str, Any]]:
 
 
 def scopes(shape: Shape, steps: int) -> dict[str, dict[str, Any]]:
-    """Rows of smaller scopes, each with and without the states below the scope kept for an episode."""
+    """Rows of smaller scopes, with and without the states below the scope kept for an episode; and adapters."""
     result: dict[str, dict[str, Any]] = {}
     for scope in (f"top:{shape.upper}", "head"):
         for order, second in (("first order", 0), ("full MAML", steps)):
             settings = {"inner_steps": steps, "second_order_steps": second, "kept_graphs": second, "scope": scope}
             result[f"{order}, {scope}"] = settings
             result[f"{order}, {scope}, nothing cached"] = settings | {"cached": False}
+    result["first order, LoRA"] = {"inner_steps": steps, "scope": "lora"}
     return result

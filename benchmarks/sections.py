@@ -42,10 +42,19 @@ def speed(name: str, options: Options) -> Tables:
         table = rows(rounds(methods, [episode], options.repeats, options.seconds))
         for row in table:
             row["agreement"] = agreement.get(row["method"], "")
+            row["moves"] = _share_moved(methods[row["method"]])
         tables[where] = table + [{"method": row, "agreement": reason} for row, reason in missing.items()]
         del methods, peers
         gc.collect()
     return tables
+
+
+def _share_moved(method: Method) -> str:
+    """How much of the encoder, adapters included, the inner loop moves: a task's own state."""
+    if not isinstance(method, Ours):
+        return ""
+    sizes = {name: p.numel() for name, p in method.learner.encoder.named_parameters()}
+    return f"{sum(sizes[name] for name in method.learner.inner_names) / sum(sizes.values()):.2%}"
 
 
 def _agreement(methods: dict[str, Method], episode: Any) -> dict[str, float]:
@@ -60,7 +69,7 @@ def _agreement(methods: dict[str, Method], episode: Any) -> dict[str, float]:
         plain = name.removesuffix(", nothing cached")
         if plain != name or name in (second, "first order, prototype head"):
             reference, limit = plain if plain != name else "", 1e-5
-        elif "top:" in name or name.endswith(" head"):
+        elif "top:" in name or name.endswith((" head", "LoRA")):
             continue
         else:
             is_second = name.startswith("full") or (name in PEERS and PEERS[name][1])
