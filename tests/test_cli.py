@@ -338,7 +338,7 @@ def test_what_is_there_already_is_kept(
     ("options", "expected"),
     [
         (("--inner-steps", "2", "--second-order-steps", "3"), "second_order_steps must be from 0 to inner_steps (2)"),
-        (("--scope", "bottom"), "scope must be all, head, body or top:L such as top:2, got 'bottom'"),
+        (("--scope", "bottom"), "scope must be all, head, body, lora or top:L such as top:2, got 'bottom'"),
         (("--meta-steps", "0"), "meta_steps must be at least 1, got 0"),
         (("--resume", "--overwrite"), "--resume and --overwrite contradict each other: choose one"),
         (("--resume",), "holds no checkpoint to resume: start without --resume"),
