@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from metatext.errors import InputError
 from metatext.heads import LinearLayer
-from metatext.inner import Gradient, Task, add, distinct
+from metatext.inner import Gradient, Task, add, distinct, recorded_steps
 from metatext.learner import LabelledBatches, Learner
 from metatext.tasks import Examples
 from metatext.tokens import Batch
@@ -43,11 +43,12 @@ class Binding:
         self.support = learner.batches(support)
         queries = learner.batches(query) if query else LabelledBatches([], 0)
         self.rows, self.table = learner.used_rows([batch for batch, _ in self.support.batches + queries.batches])
-        self.support, queries = (self._renumbered(examples) for examples in (self.support, queries))
+        if self.table is not None:
+            self.support, queries = self._renumbered(self.support, queries)
         self.below = [learner.below(batch, self.table) for batch, _ in self.support.batches] if learner.cached else []
         second_order = learner.settings.second_order_steps > 0 or learner.settings.algorithm == "imaml"
-        for hidden in self.below:
-            hidden.requires_grad_(second_order and learner.trained_below)
+        if second_order and learner.trained_below:
+            self.below = [hidden.requires_grad_() for hidden in self.below]
         first = self._first_features()
         self.centroids = self._centroids(first) if learner.head.needs_centroids else None
         start = learner.head.start(classes, self.centroids)
@@ -55,7 +56,7 @@ class Binding:
         moving, still = self._tensors()
         self.names = [*moving, *still]
         self.task = Task(
-            [self._part(i, first, self.support) for i in range(len(self.support.batches))],
+            [self._support_part(i, first) for i in range(len(self.support.batches))],
             [self._query_part(batch, labels, queries.size) for batch, labels in queries.batches],
             list(moving.values()),
             list(still.values()),
@@ -128,12 +129,12 @@ class Binding:
         return moving, still
 
     # ------------------------------------------------------------------ losses
-    def _part(self, i: int, first: dict[int, Tensor], examples: LabelledBatches) -> Callable[[], Tensor]:
-        labels = examples.batches[i][1]
+    def _support_part(self, i: int, first: dict[int, Tensor]) -> Callable[[], Tensor]:
+        labels, size = self.support.batches[i][1], self.support.size
 
         def loss() -> Tensor:
             features = first.pop(i) if i in first else self._features(i)
-            return cross_entropy(self.layer.logits(features), labels, reduction="sum") / examples.size
+            return cross_entropy(self.layer.logits(features), labels, reduction="sum") / size
 
         return loss
 
@@ -156,9 +157,7 @@ class Binding:
         if not learner.head.needs_centroids:
             return {}
         settings = learner.settings
-        recorded = settings.second_order_steps if settings.hvp == "exact" else 0
-        if isinstance(settings.kept_graphs, int):
-            recorded = min(recorded, settings.kept_graphs)
+        recorded = recorded_steps(settings.second_order_steps, settings.hvp, settings.kept_graphs)
         shared = settings.inner_steps > recorded  # the first step's graph is not one to differentiate again
         with torch.set_grad_enabled(shared and count <= 2):  # more batches' graphs at once could be too much
             return {i: self._features(i) for i in range(count)}
@@ -172,13 +171,13 @@ class Binding:
                 del first[i]
         return total / learner.class_counts(self.support, ways).unsqueeze(1)
 
-    def _renumbered(self, examples: LabelledBatches) -> LabelledBatches:
-        if self.table is None:
-            return examples
+    def _renumbered(self, *sets: LabelledBatches) -> Iterator[LabelledBatches]:
+        """With token ids that count the rows of the task's own table."""
         number = torch.zeros(len(self.learner.table), dtype=torch.long, device=self.rows.device)
         number[self.rows] = torch.arange(len(self.rows), device=self.rows.device)
-        pairs = [(batch._replace(input_ids=number[batch.input_ids]), labels) for batch, labels in examples.batches]
-        return LabelledBatches(pairs, examples.size)
+        for examples in sets:
+            pairs = [(batch._replace(input_ids=number[batch.input_ids]), labels) for batch, labels in examples.batches]
+            yield LabelledBatches(pairs, examples.size)
 
     # ------------------------------------------------------------------ from theta_0 back to what it was made from
     def _pull_back_head(self, weight: Tensor | None, bias: Tensor | None) -> dict[str, Tensor]:

@@ -23,10 +23,8 @@ _FIXED_ON_RESUME = {
     *("encoder", "ways", "shots", "queries", "seed", "shared_labels", "domains", "valid_domains"),
     *("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "patience"),
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
-    *("multi_step_fraction", "first_order_fraction", "algorithm", "inner_optimizer", "inner_rates", "proximal"),
-    *("head", "scope", "inner_steps", "inner_lr", "learn_inner_lr", "second_order_steps", "hvp", "prototype_gradient"),
-    *("lora_rank",),
-    *("pooling", "text_prefix", "max_length", "classes"),
+    *("multi_step_fraction", "first_order_fraction"),
+    *(field.name for field in dataclasses.fields(LearnerSettings) if field.name != "kept_graphs"),
 }
 
 

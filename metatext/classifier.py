@@ -18,84 +18,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metatext.errors import InputError
+from metatext.layouts import LAYOUTS, Layout
 from metatext.lora import merged_state
 
 _SHRINK = 2.0**10  # the residual is smaller than the mean by the square of this; fits float16 as well
 _TANH_RANGE = 2.0**12  # features reach tanh divided by this: an error below 1e-5 at 20 times their standard deviation
 _SHIFT = 32.0  # a bias larger than any normalised feature of up to 1,024 dimensions, which has at most sqrt(1024)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where an architecture keeps its parts: module paths inside the base model, a layer, the classifier."""
-
-    layers: str = "encoder.layer"
-    depth: str = "num_hidden_layers"
-    query: str = "attention.self.query"
-    key: str = "attention.self.key"
-    value: str = "attention.self.value"
-    attention_output: str = "attention.output.dense"
-    attention_norm: str = "attention.output.LayerNorm"
-    feed_in: str = "intermediate.dense"
-    feed_out: str = "output.dense"
-    norm: str = "output.LayerNorm"
-    dense: str = "classifier.dense"
-    activation: str = "tanh"
-    output: str = "classifier.out_proj"
-
-
-_DEBERTA = _Layout(
-    query="attention.self.query_proj",
-    key="attention.self.key_proj",
-    value="attention.self.value_proj",
-    dense="pooler.dense",
-    activation="linear",
-    output="classifier",
-)
-_LAYOUTS = {
-    "bert": _Layout(dense="bert.pooler.dense", output="classifier"),
-    "roberta": _Layout(),
-    "xlm-roberta": _Layout(),
-    "camembert": _Layout(),
-    "electra": _Layout(activation="positive"),
-    "deberta-v2": _DEBERTA,
-    "albert": _Layout(
-        layers="encoder.albert_layer_groups",
-        query="albert_layers.0.attention.query",
-        key="albert_layers.0.attention.key",
-        value="albert_layers.0.attention.value",
-        attention_output="albert_layers.0.attention.dense",
-        attention_norm="albert_layers.0.attention.LayerNorm",
-        feed_in="albert_layers.0.ffn",
-        feed_out="albert_layers.0.ffn_output",
-        norm="albert_layers.0.full_layer_layer_norm",
-        dense="albert.pooler",
-        output="classifier",
-    ),
-    "distilbert": _Layout(
-        layers="transformer.layer",
-        depth="n_layers",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        attention_output="attention.out_lin",
-        attention_norm="sa_layer_norm",
-        feed_in="ffn.lin1",
-        feed_out="ffn.lin2",
-        norm="output_layer_norm",
-        dense="pre_classifier",
-        activation="positive",
-        output="classifier",
-    ),
-    "modernbert": _Layout(dense="head.dense", activation="linear", output="classifier"),
-}
 
 
 def check_supported(config: Any, name: str) -> None:
@@ -104,7 +38,7 @@ def check_supported(config: Any, name: str) -> None:
     Raises:
         InputError: naming the architecture, why, and which are supported.
     """
-    if config.model_type in _LAYOUTS and (config.model_type != "albert" or config.inner_group_num == 1):
+    if config.model_type in LAYOUTS and (config.model_type != "albert" or config.inner_group_num == 1):
         return
     why = (
         "it is a decoder or an encoder-decoder, whose classifier reads the last token"
@@ -113,7 +47,7 @@ def check_supported(config: Any, name: str) -> None:
     )
     raise InputError(
         f"{name} is a {config.model_type!r} model, which metatext cannot export as a plain transformers classifier: "
-        f"{why}; supported are {', '.join(_LAYOUTS)}"
+        f"{why}; supported are {', '.join(LAYOUTS)}"
     )
 
 
@@ -128,7 +62,7 @@ def to_classifier(encoder: Any, pooling: str, layer: tuple[Tensor, Tensor], clas
     """
     from transformers import AutoModelForSequenceClassification
 
-    layout = _LAYOUTS[encoder.config.model_type]
+    layout = LAYOUTS[encoder.config.model_type]
     config = copy.deepcopy(encoder.config)
     config.num_labels = len(classes)
     config.id2label = dict(enumerate(classes))
@@ -172,7 +106,7 @@ def _written_out(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     return result
 
 
-def _make_pooling_layer(last: Any, extra: Any, layout: _Layout, pooling: str) -> None:
+def _make_pooling_layer(last: Any, extra: Any, layout: Layout, pooling: str) -> None:
     for name in ("query", "key", "value", "attention_output", "feed_in", "feed_out"):
         _set_multiple(extra.get_submodule(getattr(layout, name)), 0.0)
     for name in ("attention_norm", "norm"):
@@ -187,7 +121,7 @@ def _make_pooling_layer(last: Any, extra: Any, layout: _Layout, pooling: str) ->
         _set_multiple(extra.get_submodule(layout.attention_output), _SHRINK)
 
 
-def _make_head(model: Any, layout: _Layout, weight: Tensor, bias: Tensor) -> None:
+def _make_head(model: Any, layout: Layout, weight: Tensor, bias: Tensor) -> None:
     dense, output = model.get_submodule(layout.dense), model.get_submodule(layout.output)
     factor = {"tanh": 1 / _TANH_RANGE, "positive": 1.0, "linear": 1.0}[layout.activation]
     if model.config.model_type == "modernbert":

@@ -8,7 +8,7 @@ which hold the tensors, read them at theta_k again once theta_k is put back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -271,8 +271,6 @@ class _Room:
         return k >= self.first and (self.budget is None or self.bytes <= self.budget)
 
     def record(self) -> list[Gradient]:
-        if self.budget is None:
-            return [record(part, self.task) for part in self.task.support]
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -280,14 +278,20 @@ class _Room:
             sizes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        if self.bytes:
+        measured = self.budget is not None and not self.bytes
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor) if measured else nullcontext():
             graphs = [record(part, self.task) for part in self.task.support]
-        else:
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                graphs = [record(part, self.task) for part in self.task.support]
-            self.bytes = sum(sizes.values())
-        self.budget -= self.bytes
+        if self.budget is not None:
+            self.bytes = self.bytes or sum(sizes.values())
+            self.budget -= self.bytes
         return graphs
+
+
+def recorded_steps(second_order_steps: int, hvp: str, kept_graphs: int | str) -> int:
+    """How many of the last inner steps record, and keep, their graphs; for "auto" the most that may."""
+    if hvp != "exact":
+        return 0
+    return min(kept_graphs, second_order_steps) if isinstance(kept_graphs, int) else second_order_steps
 
 
 def _free_memory(device: torch.device) -> int:

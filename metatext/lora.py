@@ -8,12 +8,8 @@ import torch
 from torch import Tensor
 
 from metatext.errors import InputError
+from metatext.layouts import LAYOUTS
 
-_TARGETS = {
-    "deberta-v2": ["query_proj", "value_proj"],
-    "distilbert": ["q_lin", "v_lin"],
-    "modernbert": ["Wqkv"],
-}
 _MARK = ".lora_"
 _BASE = ".base_layer"
 
@@ -28,7 +24,8 @@ def add_adapters(encoder: Any, rank: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise InputError("scope='lora' needs peft: pip install 'metatext[lora]'") from error
-    targets = _TARGETS.get(encoder.config.model_type, ["query", "value"])
+    layout = LAYOUTS[encoder.config.model_type]
+    targets = sorted({path.rpartition(".")[2] for path in (layout.query, layout.value)})
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), encoder)
     generator = torch.Generator().manual_seed(0)  # the same start in every process
     for name, parameter in encoder.named_parameters():

@@ -42,6 +42,7 @@ from metatext.inner import (
     inner_loop,
     move,
     put_back,
+    recorded_steps,
 )
 from metatext.learner import Learner
 from metatext.reptile import reptile_gradient
@@ -84,11 +85,10 @@ def sweep(
     each: list[Rates] = [[float(r)] * len(task.moving) if isinstance(r, int | float) else r for r in rates]
     first, everything = len(rates) - second_order_steps, task.everything
     weights = [0.0] * len(rates) if query_weights is None else [0.0, *query_weights[:-1]]  # w_k at theta_k
-    kept = min(kept_graphs, second_order_steps) if isinstance(kept_graphs, int) else second_order_steps
+    kept = recorded_steps(second_order_steps, hvp, kept_graphs)
     back_to = 0 if rate_gradients else min([first, *(k for k, w in enumerate(weights) if w)])
     with elsewhere(task.moving):
         steps: list[Step] = []
-        kept = kept if hvp == "exact" else 0
         for k, step in enumerate(inner_loop(task, each, kept, if_it_fits=kept_graphs == "auto", adam=adam)):
             steps.append(step if k >= back_to else Step([]))
         loss, v = gradient(task.query, everything, task.loss_scale)  # v_K

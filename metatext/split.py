@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_LAYERS = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), "encoder.layer"),
-    "distilbert": "transformer.layer",
-}
+from metatext.layouts import LAYOUTS
+
+_SEPARABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
 
 class _PassThrough(nn.Module):
@@ -29,9 +28,9 @@ def split(encoder: Any, upper_layers: int) -> tuple[Any, Any] | None:
     None where nothing is below, and for architectures whose layers ask for more than the output of the layer below
     (DeBERTa's convolution, ModernBERT's alternating attention, ALBERT's shared layers).
     """
-    path = _LAYERS.get(encoder.config.model_type)
-    if path is None:
+    if encoder.config.model_type not in _SEPARABLE:
         return None
+    path = LAYOUTS[encoder.config.model_type].layers
     layers = encoder.get_submodule(path)
     if len(layers) <= upper_layers:
         return None

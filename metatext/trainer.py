@@ -161,6 +161,7 @@ class MetaTrainer:
     def _step(self) -> dict[str, float]:
         config, state = self.config, self.state
         first = state.step * config.meta_batch_size
+        how = annealed(config, self.learner.settings.inner_steps, state.step)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.learner.loss_scale = state.loss_scale
         sizes = [p.numel() for p in self.parameters.values()]
@@ -170,9 +171,7 @@ class MetaTrainer:
         total = dict(zip(self.parameters, buffer[:size].split(sizes), strict=True))
         for number in range(rank, config.meta_batch_size, processes):
             episode = self.sampler[first + number]
-            result = run_episode(
-                self.learner, episode, *annealed(config, self.learner.settings.inner_steps, state.step)
-            )
+            result = run_episode(self.learner, episode, *how)
             if not _finite(result):
                 buffer[size + 3 + number] = 1.0
                 continue

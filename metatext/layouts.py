@@ -1,0 +1,78 @@
+"""Where each supported architecture of transformers keeps its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an architecture keeps its parts: module paths inside the base model, a layer, the classifier."""
+
+    layers: str = "encoder.layer"
+    depth: str = "num_hidden_layers"
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attention_output: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    feed_in: str = "intermediate.dense"
+    feed_out: str = "output.dense"
+    norm: str = "output.LayerNorm"
+    dense: str = "classifier.dense"
+    activation: str = "tanh"
+    output: str = "classifier.out_proj"
+
+
+_DEBERTA = Layout(
+    query="attention.self.query_proj",
+    key="attention.self.key_proj",
+    value="attention.self.value_proj",
+    dense="pooler.dense",
+    activation="linear",
+    output="classifier",
+)
+LAYOUTS = {
+    "bert": Layout(dense="bert.pooler.dense", output="classifier"),
+    "roberta": Layout(),
+    "xlm-roberta": Layout(),
+    "camembert": Layout(),
+    "electra": Layout(activation="positive"),
+    "deberta-v2": _DEBERTA,
+    "albert": Layout(
+        layers="encoder.albert_layer_groups",
+        query="albert_layers.0.attention.query",
+        key="albert_layers.0.attention.key",
+        value="albert_layers.0.attention.value",
+        attention_output="albert_layers.0.attention.dense",
+        attention_norm="albert_layers.0.attention.LayerNorm",
+        feed_in="albert_layers.0.ffn",
+        feed_out="albert_layers.0.ffn_output",
+        norm="albert_layers.0.full_layer_layer_norm",
+        dense="albert.pooler",
+        output="classifier",
+    ),
+    "distilbert": Layout(
+        layers="transformer.layer",
+        depth="n_layers",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_output="attention.out_lin",
+        attention_norm="sa_layer_norm",
+        feed_in="ffn.lin1",
+        feed_out="ffn.lin2",
+        norm="output_layer_norm",
+        dense="pre_classifier",
+        activation="positive",
+        output="classifier",
+    ),
+    "modernbert": Layout(
+        layers="layers",
+        query="attn.Wqkv",
+        value="attn.Wqkv",
+        dense="head.dense",
+        activation="linear",
+        output="classifier",
+    ),
+}
