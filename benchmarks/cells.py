@@ -147,13 +147,18 @@ class Floor:
     def prepare(self, episode: Episode) -> None:
         self.support, self.query = (tokenised(self.tokenizer, e) for e in (episode.support, episode.query))
 
+    def batch(self, number: int) -> dict[str, Tensor]:
+        """Of pass `number`: the support, and the query after all steps."""
+        return self.query if number == self.steps else self.support
+
     def run(self) -> Gradients:
-        for _ in range(self.steps):
-            gradients = torch.autograd.grad(self.model(**self.support), self.parameters)
+        for k in range(self.steps):
+            gradients = torch.autograd.grad(self.model(**self.batch(k)), self.parameters)
             with torch.no_grad():
                 for p, g in zip(self.parameters, gradients, strict=True):
                     p.add_(g, alpha=-INNER_LR)
-        return dict(zip(self.names, torch.autograd.grad(self.model(**self.query), self.parameters), strict=True))
+        gradients = torch.autograd.grad(self.model(**self.batch(self.steps)), self.parameters)
+        return dict(zip(self.names, gradients, strict=True))
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -171,16 +176,10 @@ class TokenisedEachStep(Floor):
     def prepare(self, episode: Episode) -> None:
         self.episode = episode
 
-    def run(self) -> Gradients:
-        for k in range(self.steps + 1):
-            part = self.episode.query if k == self.steps else self.episode.support
-            loss = self.model(**tokenised(self.tokenizer, part, **self.padding))
-            gradients = torch.autograd.grad(loss, self.parameters)
-            if k < self.steps:
-                with torch.no_grad():
-                    for p, g in zip(self.parameters, gradients, strict=True):
-                        p.add_(g, alpha=-INNER_LR)
-        return dict(zip(self.names, gradients, strict=True))
+    def batch(self, number: int) -> dict[str, Tensor]:
+        """As the floor's, tokenised anew."""
+        part = self.episode.query if number == self.steps else self.episode.support
+        return tokenised(self.tokenizer, part, **self.padding)
 
 
 def variants(steps: int) -> dict[str, dict[str, Any]]:

@@ -177,9 +177,9 @@ class _FineTuning(Floor):
 
     def run(self) -> Gradients:
         optimizer = torch.optim.SGD(self.parameters, lr=INNER_LR)
-        for k in range(self.steps):
+        for k in range(1, self.steps + 1):
             optimizer.zero_grad()
-            self.model(**(self.query if k == self.steps - 1 else self.support)).backward()
+            self.model(**self.batch(k)).backward()
             optimizer.step()
         return {}
 

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import tyro
 from _report import METHODS, compare, pyplot, report
+from _stacked import call, copies, set_gradients
 from torch import Tensor, nn
 from torch.distributions import Normal
-from torch.func import functional_call, vmap
 from tqdm import tqdm
 
 from metatext.cli import STYLE, run_command
@@ -51,15 +50,9 @@ class Policy(nn.Module):
         return mean, self.log_std.exp().expand_as(mean)
 
 
-def copies(policy: nn.Module, tasks: int) -> list[Tensor]:
-    """The policy's parameters, for each task its own: (tasks, *shape)."""
-    return [p.detach().expand(tasks, *p.shape).clone().requires_grad_() for p in policy.parameters()]
-
-
 def velocities(policy: nn.Module, parameters: list[Tensor], positions: Tensor) -> Normal:
     """Each task's policy at its positions: (tasks, n, 2)."""
-    names = [name for name, _ in policy.named_parameters()]
-    return Normal(*vmap(partial(functional_call, policy))(dict(zip(names, parameters, strict=True)), positions))
+    return Normal(*call(policy, parameters, positions))
 
 
 class Paths(NamedTuple):
@@ -138,8 +131,7 @@ class Navigation:
         for _ in tqdm(range(self.iterations), desc=f"{method}, seed {seed}", disable=None):
             task = self.training_task(policy, generator)
             swept = sweep(task, [self.inner_lr] * inner_steps, second_order_steps)
-            for parameter, gradient in zip(policy.parameters(), swept.gradients, strict=True):
-                parameter.grad = None if gradient is None else gradient.sum(0)
+            set_gradients(policy, swept.gradients)
             optimizer.step()
             schedule.step()
         return policy

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import tyro
 from _report import METHODS, compare, pyplot, report
+from _stacked import call, copies, set_gradients
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from tqdm import tqdm
 
 from metatext.cli import STYLE, run_command
@@ -67,9 +66,7 @@ def make_net(generator: torch.Generator) -> nn.Sequential:
 
 def squared_errors(net: nn.Module, parameters: list[Tensor], points: Points) -> Tensor:
     """Each task's mean squared error under its own copy of the net's parameters: (tasks,)."""
-    names = [name for name, _ in net.named_parameters()]
-    y = vmap(partial(functional_call, net))(dict(zip(names, parameters, strict=True)), points.x)
-    return (y - points.y).square().mean((1, 2))
+    return (call(net, parameters, points.x) - points.y).square().mean((1, 2))
 
 
 def stack(net: nn.Module, support: Points, query: Points) -> Task:
@@ -78,12 +75,11 @@ def stack(net: nn.Module, support: Points, query: Points) -> Task:
     The support losses are added up, so that each copy moves by the gradient of its own task's loss; the meta-gradient
     of the net is the sum of those of the copies.
     """
-    tasks = len(support.x)
-    copies = [p.detach().expand(tasks, *p.shape).clone().requires_grad_() for p in net.parameters()]
+    parameters = copies(net, len(support.x))
     return Task(
-        support=[lambda: squared_errors(net, copies, support).sum()],
-        query=[lambda: squared_errors(net, copies, query).mean()],
-        moving=copies,
+        support=[lambda: squared_errors(net, parameters, support).sum()],
+        query=[lambda: squared_errors(net, parameters, query).mean()],
+        moving=parameters,
     )
 
 
@@ -130,8 +126,7 @@ class Sinusoid:
             sines = Sines.draw(self.tasks, generator)
             task = stack(net, sines.points(self.points, generator), sines.points(self.points, generator))
             swept = sweep(task, [self.inner_lr] * inner_steps, second_order_steps)
-            for parameter, gradient in zip(net.parameters(), swept.gradients, strict=True):
-                parameter.grad = None if gradient is None else gradient.sum(0)
+            set_gradients(net, swept.gradients)
             optimizer.step()
         return net
 
