@@ -50,6 +50,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape("tiny (2 x 128)", 2, 128, 2, 512, 8_000, upper=1),
     "minilm": Shape("MiniLM-L6 (6 x 384)", 6, 384, 12, 1_536, 30_522, upper=2),
+    "base": Shape("BERT-base (12 x 768)", 12, 768, 12, 3_072, 30_522, upper=2),
 }
 
 
@@ -197,6 +198,12 @@ def variants(steps: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def in_batches(steps: int) -> dict[str, dict[str, Any]]:
+    """Rows of memory whose passes take 5 texts, not all 25: the products with the Hessian too go batch by batch."""
+    names = ("first order", "full MAML, recomputed", "full MAML, one-sided difference")
+    return {f"{name}, batches of 5": variants(steps)[name] | {"batch_size": 5} for name in names}
+
+
 def scopes(shape: Shape, steps: int) -> dict[str, dict[str, Any]]:
     """Rows of smaller scopes, with and without the states below the scope kept for an episode; and adapters."""
     result: dict[str, dict[str, Any]] = {}
@@ -205,5 +212,6 @@ def scopes(shape: Shape, steps: int) -> dict[str, dict[str, Any]]:
             settings = {"inner_steps": steps, "second_order_steps": second, "kept_graphs": second, "scope": scope}
             result[f"{order}, {scope}"] = settings
             result[f"{order}, {scope}, nothing cached"] = settings | {"cached": False}
+    result["first order"] = {"inner_steps": steps}
     result["first order, LoRA"] = {"inner_steps": steps, "scope": "lora"}
     return result

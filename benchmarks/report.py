@@ -28,6 +28,7 @@ share of the support's tokens that are padding; texts are cut at 128 tokens, or 
 loaded once, and its texts are tokenised at the first fit, which is not timed.""",
     "limit": """GFLOP are counted by torch.utils.flop_counter: matrix products only. The rate of matmul is the best of
 products of this model's sizes.""",
+    "tries": """The floor's passes in another form, after one run that compiles. What gained 1.2 or more would be used.""",
     "precision": """The relative distance is |a - b| / |b| over the whole meta-gradient.""",
 }
 

@@ -31,7 +31,7 @@ def parse() -> argparse.Namespace:
         help="no new round of a table after this long, from the third (default 60)",
     )
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="measure these sections, also if they are there")
-    parser.add_argument("--shape", nargs="+", default=["tiny", "minilm"], choices=["tiny", "minilm"])
+    parser.add_argument("--shape", nargs="+", default=["tiny", "minilm"], choices=["tiny", "minilm", "base"])
     parser.add_argument("--texts", nargs="+", default=(), metavar="FILE", help="JSON lines with text and label")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
@@ -53,6 +53,7 @@ def main() -> None:
     from report import machine, write_report
     from sections import limit, memory, memory_cell, precision, speed
     from timing import Options, Tables
+    from tries import tries
     from usage import adapt, lengths, processes, processes_cell
 
     torch.set_num_threads(args.threads)
@@ -69,6 +70,7 @@ def main() -> None:
         "adapt": adapt,
         "limit": limit,
         "precision": precision,
+        "tries": tries,
     }
     if unknown := set(args.only or ()) - set(sections):
         raise SystemExit(f"unknown section {', '.join(sorted(unknown))}; the sections are {', '.join(sections)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import INNER_LR, SHAPES, Floor, Ours, make_episode, make_learner, scopes, variants
+from cells import INNER_LR, SHAPES, Floor, Ours, in_batches, make_episode, make_learner, scopes, variants
 from peers import PEERS, double_backward, make_peers
 from timing import Gradients, Method, Options, Row, Tables, cosine, relative, rounds, rows, timed, worker
 
@@ -20,24 +20,26 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 # ------------------------------------------------------------------------------------------- A: speed
-SPEED = {  # length, inner steps, whether the scopes are measured too
-    "tiny": [(64, 1, False), (64, 5, True), (64, 10, False), (32, 5, False)],
-    "minilm": [(32, 5, True)],
+SPEED = {  # length, inner steps, what is measured beside the floor
+    "tiny": [(64, 1, "all"), (64, 5, "all"), (64, 5, "scopes"), (64, 10, "all"), (64, 20, "all"), (32, 5, "all")],
+    "minilm": [(32, 1, "all"), (32, 5, "all"), (32, 5, "scopes"), (32, 20, "scopes")],
+    "base": [(32, 1, "all")],
 }
 
 
 def speed(name: str, options: Options) -> Tables:
     """All ways to a meta-gradient, in rounds; the gradients are compared first."""
     shape, tables = SHAPES[name], Tables()
-    for length, steps, with_scopes in SPEED[name]:
+    for length, steps, what in SPEED[name]:
         episode = make_episode(shape.vocabulary, length)
         base = make_learner(shape, inner_steps=steps)
-        settings = variants(steps) | (scopes(shape, steps) if with_scopes else {})
+        settings = variants(steps) if what == "all" else scopes(shape, steps)
         methods: dict[str, Method] = {"floor": Floor(base, steps)}
         methods |= {row: Ours(shape, **values) for row, values in settings.items()}
-        peers, missing = make_peers(base, steps)
+        peers, missing = make_peers(base, steps) if what == "all" else ({}, {})
         methods |= peers
         where = f"{shape.title}, {length} tokens, {steps} inner step{'s' * (steps > 1)}"
+        where += ", smaller scopes" * (what == "scopes")
         agreement = _agreement(methods, make_episode(shape.vocabulary, 8))
         table = rows(rounds(methods, [episode], options.repeats, options.seconds))
         for row in table:
@@ -81,19 +83,20 @@ def _agreement(methods: dict[str, Method], episode: Any) -> dict[str, float]:
                 raise AssertionError(f"{name} is {found[name]:.1e} away from {reference}, more than {limit:.0e}")
         if plain != name:
             del gradients[name], gradients[plain]
-    found[second] = relative(gradients[second], gradients[first])
+    if second in gradients:
+        found[second] = relative(gradients[second], gradients[first])
     return found
 
 
 # ------------------------------------------------------------------------------------------- B: memory
-MEMORY = {"tiny": (64, (1, 5, 20)), "minilm": (32, (5, 20))}
+MEMORY = {"tiny": (64, (1, 5, 20)), "minilm": (32, (5, 20)), "base": (32, (1,))}
 HEAVY = ("functional_call, unrolled", "full MAML, graphs kept")
 
 
 def memory(name: str, options: Options) -> Tables:
     """Peak resident memory over the model's own, a fresh process each."""
     length, all_steps = MEMORY[name]
-    names = ["floor", "first order", *HEAVY, *list(variants(1))[4:]]
+    names = ["floor", "first order", *HEAVY, *list(variants(1))[4:], *in_batches(1)]
     table: list[Row] = []
     for method in names:
         row: Row = {"method": method}
@@ -117,7 +120,7 @@ def memory_cell(name: str, method: str, length: int, steps: int) -> Row:
         made = Floor(base, steps) if method == "floor" else PEERS[method][0](base, steps, PEERS[method][1])
         del base
     else:
-        made = Ours(shape, **variants(steps)[method])
+        made = Ours(shape, **(variants(steps) | in_batches(steps))[method])
     made.prepare(make_episode(shape.vocabulary, 8))
     made.run()  # loads what is loaded at first use
     made.restore()

@@ -83,7 +83,6 @@ class Learner(nn.Module):
         self.meta_trained = False
         self.autocast_dtype: torch.dtype | None = None
         self.loss_scale = 1.0
-        self.batch_size = 64
         tokenizer.model_max_length = min(settings.max_length, _positions(encoder.config))
         self.tokens = TokenCache(tokenizer, tokenizer.model_max_length)
         hidden = encoder.config.hidden_size
@@ -297,7 +296,7 @@ class Learner(nn.Module):
     def batches(self, examples: Examples) -> LabelledBatches:
         """Tokenised, padded batches of similar length."""
         labels = torch.tensor(examples.labels, device=self.device)
-        batches = self.tokens.batches(examples.texts, self.batch_size, self.device)
+        batches = self.tokens.batches(examples.texts, self.settings.batch_size, self.device)
         return LabelledBatches([(batch, labels[batch.rows]) for batch in batches], len(examples))
 
     def features(self, batch: Batch, table: Tensor | None = None) -> Tensor:

@@ -83,6 +83,8 @@ class LearnerSettings:
     """Put before every text, for encoders that were trained with one, such as "query: " for the E5 family."""
     max_length: int = 128
     """Longest text, in tokens; longer ones are cut."""
+    batch_size: int = 64
+    """Most texts in one pass of the encoder: fewer need less memory, also for recomputed second-order steps."""
     classes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """Class names of a linear head."""
 
@@ -100,7 +102,7 @@ class LearnerSettings:
         if not re.fullmatch(r"all|head|body|lora|top:[1-9]\d*", self.scope):
             raise InputError(f"scope must be all, head, body, lora or top:L such as top:2, got {self.scope!r}")
         fewest = 0 if self.head == "prototype" and self.algorithm == "maml" else 1
-        for name, least in (("inner_steps", fewest), ("max_length", 8), ("lora_rank", 1)):
+        for name, least in (("inner_steps", fewest), ("max_length", 8), ("lora_rank", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("inner_lr", "proximal"):

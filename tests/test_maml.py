@@ -120,8 +120,7 @@ def relative_error(got: dict[str, Tensor], expected: dict[str, Tensor]) -> float
 def test_every_group_agrees_with_finite_differences(
     make: MakeLearner, episode: Episode, settings: dict[str, Any], batch_size: int, tolerance: float
 ) -> None:
-    learner = make(**settings)
-    learner.batch_size = batch_size
+    learner = make(**settings, batch_size=batch_size)
     loss, gradients = meta_gradient(learner, episode)
     assert loss.item() == pytest.approx(outer_loss(learner, episode).item(), rel=1e-12)
     assert gradients.keys() == dict(learner.named_parameters()).keys()
@@ -140,8 +139,7 @@ def test_every_architecture_agrees_with_finite_differences(
 ) -> None:
     if architecture == "modernbert":  # rotates queries and keys in float32 always, too coarse for differences
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    learner = make(architecture, inner_steps=2, second_order_steps=2)
-    learner.batch_size = 4
+    learner = make(architecture, inner_steps=2, second_order_steps=2, batch_size=4)
     _, gradients = meta_gradient(learner, episode)
     assert gradients.keys() == dict(learner.named_parameters()).keys()
     assert slope_error(learner, episode, gradients) < 1e-6
@@ -329,8 +327,7 @@ def test_classes_may_have_unequal_numbers_of_texts(make: MakeLearner, episode: E
     rows = [0, 1, 2, 3, 5]  # two, two and one of the six
     texts, labels = ([values[i] for i in rows] for values in (episode.support.texts, episode.support.labels))
     episode = dataclasses.replace(episode, support=Examples(texts, labels))
-    learner = make()
-    learner.batch_size = 2
+    learner = make(batch_size=2)
     _, gradients = meta_gradient(learner, episode)
     assert relative_error(gradients, unrolled_gradient(learner, episode)) < 1e-12
 
@@ -404,8 +401,7 @@ def test_one_step_of_a_head_is_softmax_regression(make: MakeLearner, episode: Ep
 
 # -------------------------------------------------------------------------------------------------- adapted, evaluate
 def test_evaluation_gives_the_loss_and_hits_of_the_sweep(make: MakeLearner, episode: Episode) -> None:
-    learner = make()
-    learner.batch_size = 3
+    learner = make(batch_size=3)
     loss, correct = evaluate_episode(learner, episode)
     result = run_episode(learner, episode)
     torch.testing.assert_close(result.loss, loss, rtol=1e-13, atol=0.0)

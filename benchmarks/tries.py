@@ -1,0 +1,81 @@
+"""What is not in metatext, and why: the passes compiled by torch.compile, and four tasks at once by vmap."""
+
+from __future__ import annotations
+
+import torch
+from cells import INNER_LR, SHAPES, Floor, make_episode, make_learner, tokenised
+from timing import Gradients, Options, Tables, relative, rounds, rows
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from metatext import Episode, Learner
+
+TASKS = 4
+
+
+def tries(name: str, options: Options) -> Tables:
+    """The floor against the same passes in another form; the gradients are compared first."""
+    shape, (length, steps) = SHAPES[name], {"tiny": (64, 5), "minilm": (32, 5), "base": (32, 1)}[name]
+    learner, episode = make_learner(shape, inner_steps=steps), make_episode(shape.vocabulary, length)
+    tables = Tables()
+    for what, methods in (
+        ("torch.compile", {"floor": Floor(learner, steps), "compiled": _Compiled(learner, steps)}),
+        (f"{TASKS} tasks", {"in turn": _InTurn(learner, steps), "at once, vmap": _AtOnce(learner, steps)}),
+    ):
+        gradients = []
+        for method in methods.values():
+            method.prepare(episode)
+            gradients.append(method.run())  # compiles
+            method.restore()
+        distance = relative(gradients[1], gradients[0])
+        if not distance <= 1e-4:
+            raise AssertionError(f"{what}: the meta-gradients are {distance:.1e} apart")
+        table = rows(rounds(methods, [episode], options.repeats, options.seconds), next(iter(methods)))
+        table[1]["agreement"] = distance
+        tables[f"{shape.title}, {length} tokens, {steps} inner step{'s' * (steps > 1)}: {what}"] = table
+    return tables
+
+
+class _Compiled(Floor):
+    def __init__(self, learner: Learner, steps: int) -> None:
+        super().__init__(learner, steps)
+        self.model.compile()
+
+
+class _InTurn(Floor):
+    """The floor's passes for each of some tasks; the gradients are summed."""
+
+    def prepare(self, episode: Episode) -> None:
+        length = len(self.tokenizer(episode.support.texts[0])["input_ids"])
+        self.episodes = [make_episode(len(self.tokenizer), length, seed) for seed in range(TASKS)]
+        self.batches = [[tokenised(self.tokenizer, e) for e in (one.support, one.query)] for one in self.episodes]
+
+    def run(self) -> Gradients:
+        total: Gradients = {}
+        for self.support, self.query in self.batches:
+            for name, gradient in super().run().items():
+                total[name] = total[name] + gradient if name in total else gradient
+            self.restore()
+        return total
+
+
+class _AtOnce(_InTurn):
+    """Each parameter has a first dimension of tasks, and every product is a batched one."""
+
+    def run(self) -> Gradients:
+        # transformers looks at the mask's values, which vmap forbids; the texts here are all of one length
+        mask = {"attention_mask": self.batches[0][0]["attention_mask"]}
+
+        def loss(parameters: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+            return functional_call(self.model, parameters, kwargs=batch | mask)
+
+        gradients = vmap(grad(loss))
+        support, query = (
+            {name: torch.stack([batch[i][name] for batch in self.batches]) for name in ("input_ids", "labels")}
+            for i in (0, 1)
+        )
+        theta = {name: p.detach().expand(TASKS, *p.shape) for name, p in zip(self.names, self.parameters, strict=True)}
+        for _ in range(self.steps):
+            g = gradients(theta, support)
+            theta = {name: value - INNER_LR * g[name] for name, value in theta.items()}
+        return {name: g.sum(0) for name, g in gradients(theta, query).items()}
