@@ -28,7 +28,8 @@ share of the support's tokens that are padding; texts are cut at 128 tokens, or 
 loaded once, and its texts are tokenised at the first fit, which is not timed.""",
     "limit": """GFLOP are counted by torch.utils.flop_counter: matrix products only. The rate of matmul is the best of
 products of this model's sizes.""",
-    "tries": """The floor's passes in another form, after one run that compiles. What gained 1.2 or more would be used.""",
+    "tries": """The floor's passes in another form, after one run that compiles. It would be used if it gained 1.2
+or more.""",
     "precision": """The relative distance is |a - b| / |b| over the whole meta-gradient.""",
 }
 

@@ -52,7 +52,8 @@ class _InTurn(Floor):
 
     def run(self) -> Gradients:
         total: Gradients = {}
-        for self.support, self.query in self.batches:
+        for support, query in self.batches:
+            self.support, self.query = support, query
             for name, gradient in super().run().items():
                 total[name] = total[name] + gradient if name in total else gradient
             self.restore()
