@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,37 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    domains: Sequence[Domain], encoder: str, settings: LearnerSettings, episodes: EpisodeSettings, config: TrainConfig
+    domains: Sequence[Domain],
+    encoder: str,
+    settings: LearnerSettings,
+    episodes: EpisodeSettings,
+    config: TrainConfig,
+    on_validation: Callable[[dict[str, float]], None] | None = None,
 ) -> dict[str, Any]:
     """Meta-trains a learner on `domains` and writes it to `config.output`; returns the trainer's summary.
 
     `encoder` may be a saved learner too: meta-training goes on from it, with those settings that are not the default.
-    With a prototype head each episode has new classes, and validation classes are held out of the sources. With a
-    linear head the domains share their classes; there is no validation, and the last weights are kept.
     """
     if config.output:
         check_output(Path(config.output), config)
     shared = saved_settings(encoder).get("head", settings.head) == "linear"
+    sampler, valid_sampler = make_samplers(domains, episodes, shared)
+    defaults = dataclasses.asdict(LearnerSettings())
+    changed = {name: value for name, value in dataclasses.asdict(settings).items() if value != defaults[name]}
+    if changed.keys() & {"algorithm", "inner_optimizer"}:  # the saved order may not go with these
+        changed["second_order_steps"] = settings.second_order_steps
+    learner = Learner.from_pretrained(encoder, **changed | ({"classes": sampler.classes} if shared else {}))
+    return MetaTrainer(learner, sampler, valid_sampler, config, on_validation).train()
+
+
+def make_samplers(
+    domains: Sequence[Domain], episodes: EpisodeSettings, shared: bool
+) -> tuple[EpisodeSampler, EpisodeSampler | None]:
+    """Episodes to train on and to validate on; None where no validation is possible.
+
+    With a prototype head each episode has new classes, and validation classes are held out of the sources. With a
+    linear head the domains share their classes (`shared`); there is no validation, and the last weights are kept.
+    """
     train_domains, valid_domains = list(domains), list[Domain]()
     if not shared:
         train_domains, valid_domains = split_classes(
@@ -60,12 +80,7 @@ def train(
     if valid_domains:
         ways = min(episodes.ways, *(len(domain.classes) for domain in valid_domains))
         valid_sampler = _valid_sampler(valid_domains, ways, episodes.seed + 1, shape)
-    defaults = dataclasses.asdict(LearnerSettings())
-    changed = {name: value for name, value in dataclasses.asdict(settings).items() if value != defaults[name]}
-    if changed.keys() & {"algorithm", "inner_optimizer"}:  # the saved order may not go with these
-        changed["second_order_steps"] = settings.second_order_steps
-    learner = Learner.from_pretrained(encoder, **changed | ({"classes": sampler.classes} if shared else {}))
-    return MetaTrainer(learner, sampler, valid_sampler, config).train()
+    return sampler, valid_sampler
 
 
 def _valid_sampler(domains: Sequence[Domain], ways: int, seed: int, shape: dict[str, Any]) -> EpisodeSampler | None:

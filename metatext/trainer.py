@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from metatext.heads import PrototypeHead
 from metatext.hub import METADATA
 from metatext.learner import Learner
 from metatext.maml import EpisodeResult, evaluate_episode, run_episode
-from metatext.settings import TrainConfig
+from metatext.settings import LearnerSettings, TrainConfig
 from metatext.tasks import EpisodeSampler
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class MetaTrainer:
         valid_sampler: episodes of classes or domains that are held out of the sources; the weights with the best
             validation accuracy win, and training stops early without progress. None: the last weights win.
         config: settings of the outer loop.
+        on_validation: called after each validation, in every process, with its entry of the history: step, valid_loss,
+            valid_accuracy. What it raises ends the training.
 
     Raises:
         FileExistsError: the output folder holds a run, and neither `resume` nor `overwrite` is set.
@@ -74,7 +76,9 @@ class MetaTrainer:
         sampler: EpisodeSampler,
         valid_sampler: EpisodeSampler | None = None,
         config: TrainConfig | None = None,
+        on_validation: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
+        self.on_validation = on_validation
         self.learner, self.sampler, self.valid_sampler = learner, sampler, valid_sampler
         self.config = config or TrainConfig()
         self.output = Path(self.config.output) if self.config.output else None
@@ -95,7 +99,7 @@ class MetaTrainer:
         precision = self.config.mixed_precision
         if precision == "no":
             precision = self.accelerator.mixed_precision  # of `accelerate launch --mixed_precision`
-        _check_method(self.config, learner, precision)
+        check_method(self.config, learner.settings, precision)
         learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
         self.state = RunState(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
@@ -148,6 +152,8 @@ class MetaTrainer:
                 self.accelerator.log(figures, step=state.step)
             if self.output and (state.step % config.save_every == 0 or last or state.best_step == state.step):
                 self._save(step_folder(self.output, state.step))
+            if self.on_validation and "valid_accuracy" in figures:
+                self.on_validation(self.history[-1])
         bar.close()
         if self.valid_sampler:
             self._set_weights(best)
@@ -282,8 +288,8 @@ class MetaTrainer:
         sampler = self.sampler
         own = {name: getattr(sampler, name) for name in ("ways", "shots", "queries", "seed", "shared_labels")}
         own["encoder"] = self.learner.base_model
-        own["domains"] = _describe(sampler.domains)
-        own["valid_domains"] = _describe(self.valid_sampler.domains) if self.valid_sampler else ""
+        own["domains"] = describe(sampler.domains)
+        own["valid_domains"] = describe(self.valid_sampler.domains) if self.valid_sampler else ""
         settings = dataclasses.asdict(self.learner.settings)
         settings["classes"] = ", ".join(settings["classes"])
         return dataclasses.asdict(self.config) | own | settings
@@ -328,9 +334,12 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
     logger.info("the prototype head starts with scale %g", best)
 
 
-def _check_method(config: TrainConfig, learner: Learner, precision: str) -> None:
-    """Refuses options that would do nothing, or harm, with the learner's method."""
-    settings = learner.settings
+def check_method(config: TrainConfig, settings: LearnerSettings, precision: str) -> None:
+    """Refuses options that would do nothing, or harm, with the learner's method.
+
+    Raises:
+        InputError: naming the option and what it needs.
+    """
     if config.multi_step_fraction and (settings.algorithm != "maml" or settings.inner_steps < 2):
         raise InputError("multi_step_fraction needs algorithm='maml' and at least two inner_steps")
     if config.first_order_fraction and settings.second_order_steps == 0:
@@ -356,7 +365,7 @@ def annealed(config: TrainConfig, inner_steps: int, step: int) -> tuple[list[flo
     return [share] * (inner_steps - 1) + [1 - (inner_steps - 1) * share], order
 
 
-def _describe(domains: Sequence[Domain]) -> str:
+def describe(domains: Sequence[Domain]) -> str:
     """Names, sizes, and a digest of the rows."""
     rows = hashlib.sha256(json.dumps([[domain.texts, domain.labels] for domain in domains]).encode()).hexdigest()
     return ", ".join(f"{domain.name} ({len(domain)} rows)" for domain in domains) + f", sha256 {rows[:12]}"

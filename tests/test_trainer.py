@@ -247,6 +247,27 @@ def test_without_patience_the_run_goes_to_its_end(tiny_bert: Path, monkeypatch: 
     assert [v["step"] for v in summary["validation"]] == [2, 4, 6, 8, 9]
 
 
+def test_each_validation_is_handed_on(tiny_bert: Path) -> None:
+    job, seen = make_trainer(tiny_bert, valid=True, meta_steps=5), list[dict[str, float]]()
+    job.on_validation = seen.append
+    summary = job.train()
+    assert [list(figures) for figures in seen] == [["step", "valid_loss", "valid_accuracy"]] * 3
+    assert [figures["step"] for figures in seen] == [2, 4, 5] and seen == summary["validation"]
+
+
+def test_what_is_handed_a_validation_may_end_the_training(tiny_bert: Path, tmp_path: Path) -> None:
+    def stop(figures: dict[str, float]) -> None:
+        if figures["step"] == 4:
+            raise StopIteration("enough")
+
+    job = make_trainer(tiny_bert, valid=True, meta_steps=8, save_every=4, output=str(tmp_path / "run"))
+    job.on_validation = stop
+    with pytest.raises(StopIteration, match="enough"):
+        job.train()
+    assert job.state.step == 4 and "step-000004" in names_in(tmp_path / "run" / "checkpoints")
+    assert not (tmp_path / "run" / "metatext.json").exists()
+
+
 def test_validation_classes_are_never_trained_on(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
