@@ -95,3 +95,8 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """`write_text` of indented JSON."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def absolute(path: str) -> str:
+    """The path of what is there, found from any working directory; names on the Hub stay as they are."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
