@@ -1,4 +1,4 @@
-"""The `metatext` command: train, adapt, predict, evaluate, export."""
+"""The `metatext` command: train, search, adapt, predict, evaluate, export."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, subcommand
 
 from metatext.errors import InputError
-from metatext.files import check_free, check_free_file, write_json
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
+from metatext.files import absolute, check_free, check_free_file, write_json
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, SearchSettings, Table, TrainConfig
 
 # What the library does is imported inside the commands, so that --help needs no torch.
 
@@ -53,14 +53,44 @@ class Train:
             return
         write_json(
             Path(self.config.output) / "sources.json",
-            [{"path": self._absolute(path)} | dataclasses.asdict(self.table) for path in self.source],
+            [{"path": absolute(path)} | dataclasses.asdict(self.table) for path in self.source],
         )
         found = f", best validation accuracy {summary['best_accuracy']:.3f}" if summary["validation"] else ""
         print(f"{self.config.output}: {summary['step']} meta-steps in {summary['seconds']:.0f} s{found}")
 
-    @staticmethod
-    def _absolute(path: str) -> str:
-        return path if path.startswith("hub:") else str(Path(path).resolve())
+
+@dataclass(frozen=True)
+class Search:
+    """Search the learning rates, inner steps, scope and order of meta-training, judged on held-out source classes.
+
+    Needs pip install 'metatext[search]'. Repeat the command to go on after an interruption. The output folder gets
+    trials.csv, importances.svg and best.py, which trains the best configuration and evaluates it on a target.
+    Example: metatext search --source news.jsonl reviews.csv --encoder BAAI/bge-base-zh-v1.5 --output runs/search
+    """
+
+    source: tuple[str, ...]
+    """One or more labelled files, each a source domain; or data sets on the Hub, as hub:ID[:CONFIG[:SPLIT]]."""
+    encoder: str
+    """Pretrained encoder: a Hub id or a folder."""
+    table: OmitArgPrefixes[Table] = field(default_factory=Table)
+    settings: OmitArgPrefixes[SearchSettings] = field(default_factory=SearchSettings)
+    episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
+    learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
+    config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    def run(self) -> None:
+        """Runs the trials that are missing, and says which was the best."""
+        from metatext.search import search
+        from metatext.space import in_words
+        from metatext.trials import Job, best_of, finished, objective_of
+
+        job = Job(self.source, self.table, self.encoder, self.learner, self.episodes, self.config)
+        study = search(job, self.settings)
+        best, trials = best_of(study), finished(study)
+        found = "none of which completed: search smaller learning rates"
+        if best:
+            found = f"best validation {objective_of(study)} {best.value:.3f} with {in_words(best.params)}"
+        print(f"{self.config.output}: {len(trials)} trials, {found}")
 
 
 @dataclass(frozen=True)
@@ -205,6 +235,7 @@ class Export:
 
 Command = (
     Annotated[Train, subcommand("train")]
+    | Annotated[Search, subcommand("search")]
     | Annotated[Adapt, subcommand("adapt")]
     | Annotated[Predict, subcommand("predict")]
     | Annotated[Evaluate, subcommand("evaluate")]
@@ -237,7 +268,7 @@ def run_command(parse: Any, words: list[str]) -> None:
         print(f"metatext: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("metatext: interrupted; meta-training goes on from its last checkpoint with --resume", file=sys.stderr)
+        print("metatext: interrupted; training goes on with --resume, a search when it is repeated", file=sys.stderr)
         sys.exit(130)
 
 

@@ -91,18 +91,19 @@ def test_help_needs_no_torch() -> None:
     code = """
 import sys
 from metatext.cli import main
-for words in ([], ["train"], ["adapt"], ["predict"], ["evaluate"], ["export"]):
+for words in ([], ["train"], ["search"], ["adapt"], ["predict"], ["evaluate"], ["export"]):
     try:
         main([*words, "--help"])
     except SystemExit as stop:
         assert stop.code == 0, words
-loaded = {"torch", "transformers", "accelerate", "sklearn", "datasets"} & set(sys.modules)
+loaded = {"torch", "transformers", "accelerate", "sklearn", "datasets", "optuna"} & set(sys.modules)
 assert not loaded, loaded
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     for word in (
         "train",
+        "search",
         "adapt",
         "predict",
         "evaluate",
@@ -110,6 +111,7 @@ assert not loaded, loaded
         "--meta-steps",
         "--inner-lr",
         "--shots",
+        "--trials",
         "--hub-id",
     ):
         assert word in done.stdout
