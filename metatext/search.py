@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,6 +96,8 @@ def _run(trial: optuna.Trial, job: Job, domains: Sequence[Domain], space: Space,
 
     try:
         summary = train(domains, job.encoder, learner, job.episodes, config, on_validation)
+        if not math.isfinite(summary["best_loss"]):
+            raise FloatingPointError("its validation loss is not finite")
     except (FloatingPointError, torch.OutOfMemoryError) as error:
         logger.warning("trial %d is pruned: %s", trial.number, error)
         raise optuna.TrialPruned from error

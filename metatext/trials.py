@@ -132,7 +132,7 @@ def options_of(settings: Any) -> list[list[str]]:
 
 
 def draw_importances(study: optuna.Study, path: Path) -> None:
-    """A bar for each value searched: its share in how the objective of the completed trials varies."""
+    """A bar for each value searched: how much it tells the best of the completed trials from the others."""
     from optuna.importance import get_param_importances
 
     if len({trial.value for trial in finished(study) if trial.state.name == "COMPLETE"}) < 2:
@@ -149,6 +149,6 @@ def draw_importances(study: optuna.Study, path: Path) -> None:
     axes = figure.subplots()
     axes.barh(list(shares), list(shares.values()))
     axes.invert_yaxis()
-    axes.set_xlabel(f"share in the variance of the validation {objective_of(study)}")
+    axes.set_xlabel(f"importance for the validation {objective_of(study)} (PED-ANOVA)")
     with rc_context({"svg.hashsalt": "metatext"}), new_file(path) as beside:  # equal figures are equal files
         figure.savefig(beside, format="svg", metadata={"Date": None})

@@ -80,7 +80,7 @@ class FakeTraining:
                 raise accuracy
             self.validations[-1] += 1
             hook({"step": step, "valid_loss": 1 - accuracy, "valid_accuracy": accuracy})
-        return {"best_accuracy": float(accuracy), "best_loss": 1 / len(self.learners)}
+        return {"best_accuracy": float(accuracy), "best_loss": 1 / len(self.learners) + 0 * accuracy}
 
 
 @pytest.fixture
@@ -196,9 +196,11 @@ def test_no_trial_is_pruned_when_that_is_off_or_at_its_last_validation(
     assert [row["state"] for row in rows_of(job)] == ["complete"] * 6
 
 
-@pytest.mark.parametrize("failure", [FloatingPointError("diverged"), torch.OutOfMemoryError("too large")])
+@pytest.mark.parametrize(
+    "failure", [FloatingPointError("diverged"), torch.OutOfMemoryError("too large"), float("nan")], ids=repr
+)
 def test_a_trial_that_cannot_be_trained_counts_as_pruned(
-    make_job: Callable[..., Job], fake: Callable[..., Any], failure: BaseException
+    make_job: Callable[..., Job], fake: Callable[..., Any], failure: float | BaseException
 ) -> None:
     training, job = fake(lambda k: failure), make_job()
     study = search(job, settings(2))
