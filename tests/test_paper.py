@@ -186,7 +186,7 @@ def test_ratios_have_the_gradient_of_reinforce_where_the_paths_were_walked(navig
     found = torch.autograd.grad(navigation.loss_by_ratios(old, policies, paths), parameters, retain_graph=True)
     expected = torch.autograd.grad(navigation.surrogate(policy, parameters, paths).mean(), parameters)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    assert float(navigation.divergence(old, policies, paths)) == 0.0
+    assert navigation.divergence(old, policies, paths).item() == 0.0
 
 
 def test_a_trust_region_step_is_the_natural_gradient_to_the_border(navigation: ModuleType) -> None:
