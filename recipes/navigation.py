@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python recipes/navigation.py
 
-takes about 12 minutes on one core and writes runs/navigation/navigation.json and .svg. A first look in a minute:
+takes about 20 minutes on one core and writes runs/navigation/navigation.json and .svg. A first look in a minute:
 
     OMP_NUM_THREADS=1 python recipes/navigation.py --iterations 20 --tasks 10 --seeds 0 1
 """
@@ -17,9 +17,10 @@ from typing import NamedTuple
 import torch
 import tyro
 from _report import METHODS, compare, pyplot, report
-from _stacked import call, copies, set_gradients
+from _stacked import call, copies
+from _trust_region import trust_region_step
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 from tqdm import tqdm
 
 from metatext.cli import STYLE, run_command
@@ -52,7 +53,8 @@ class Policy(nn.Module):
 
 def velocities(policy: nn.Module, parameters: list[Tensor], positions: Tensor) -> Normal:
     """Each task's policy at its positions: (tasks, n, 2)."""
-    return Normal(*call(policy, parameters, positions))
+    mean, std = call(policy, parameters, positions)
+    return Normal(mean, std, validate_args=False)  # the line search may try what overflows
 
 
 class Paths(NamedTuple):
@@ -88,13 +90,26 @@ def surrogate(policy: nn.Module, parameters: list[Tensor], paths: Paths) -> Tens
     return -(log_probabilities * advantages(paths)).sum(1) / paths.going.sum((1, 2))
 
 
+def loss_by_ratios(old: Normal, new: Normal, paths: Paths) -> Tensor:
+    """TRPO's surrogate loss of new policies on the paths of old ones, 0-d; at the old ones, `surrogate`'s gradient."""
+    actions = paths.actions.flatten(1, 2)
+    ratios = (new.log_prob(actions) - old.log_prob(actions)).sum(2).exp()
+    return -((ratios * advantages(paths)).sum(1) / paths.going.sum((1, 2))).mean()
+
+
+def divergence(old: Normal, new: Normal, paths: Paths) -> Tensor:
+    """Mean KL divergence of new policies from the old ones that walked the paths, in nats a time step: 0-d."""
+    going = paths.going.flatten(1)
+    return (kl_divergence(old, new).sum(2) * going).sum() / going.sum()
+
+
 @dataclass(frozen=True)
 class Navigation:
     """Walking to a goal in [-0.5, 0.5]^2: MAML, and fine-tuning a policy trained on all goals."""
 
     seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
     """Of initial policies, training goals, test goals and actions; at least two, for the intervals."""
-    iterations: int = 120
+    iterations: int = 30
     """Outer steps."""
     tasks: int = 20
     """Goals in an outer step."""
@@ -104,8 +119,8 @@ class Navigation:
     """Time steps of a trajectory that does not meet its goal."""
     inner_lr: float = 0.1
     """Learning rate of the first inner step, in training and, for MAML, at test time; later steps take half of it."""
-    outer_lr: float = 1e-2
-    """Learning rate of the outer loop's Adam at first; it falls to a tenth of this, linearly."""
+    max_kl: float = 0.02
+    """Most by which an outer step changes the adapted policies: their mean KL divergence, in nats a time step."""
     test_tasks: int = 100
     """Test goals of a seed, the same for all methods."""
     test_steps: int = 3
@@ -122,33 +137,61 @@ class Navigation:
         report(Path(self.output) / "navigation", self, records, "return", digits=2)
 
     def train(self, method: str, seed: int) -> nn.Module:
-        """Algorithm 3 of the paper, with Adam outside; with a seed, all methods start from the same policy."""
+        """Algorithm 3 of the paper; with a seed, all methods start from the same policy."""
         generator = torch.Generator().manual_seed(seed)
         policy = Policy(generator)
-        optimizer = torch.optim.Adam(policy.parameters(), self.outer_lr)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=self.iterations)
-        inner_steps, second_order_steps = METHODS[method]
         for _ in tqdm(range(self.iterations), desc=f"{method}, seed {seed}", disable=None):
-            task = self.training_task(policy, generator)
-            swept = sweep(task, [self.inner_lr] * inner_steps, second_order_steps)
-            set_gradients(policy, swept.gradients)
-            optimizer.step()
-            schedule.step()
+            self.outer_step(policy, *METHODS[method], generator)
         return policy
 
-    def training_task(self, policy: nn.Module, generator: torch.Generator) -> Task:
-        """All goals of an outer step as one task, as in sinusoid.py.
+    def outer_step(
+        self, policy: nn.Module, inner_steps: int, second_order_steps: int, generator: torch.Generator
+    ) -> None:
+        """TRPO on the adapted policies; all goals of the step are one task, as in sinusoid.py.
 
-        The support paths are those of the policy before adaptation, so they are sampled here: the sweep asks for the
-        support loss again, for its Hessian, and must see the same. The query paths are those of the adapted policy.
+        All paths are sampled before the sweep, which asks for the support loss again for its Hessian, and before the
+        line search, which adapts anew from every initialisation it tries and must judge all of them by the same paths.
         """
         parameters, goals = copies(policy, self.tasks), self.draw_goals(self.tasks, generator)
         before = self.walk(policy, parameters, goals, generator)
+        adapted = self.adapt(policy, before, inner_steps)
+        after = self.walk(policy, adapted, goals, generator)
+        task = Task(
+            support=[lambda: surrogate(policy, parameters, before).sum()],
+            query=[lambda: surrogate(policy, parameters, after).mean()],
+            moving=parameters,
+        )
+        swept = sweep(task, [self.inner_lr] * inner_steps, second_order_steps)
 
-        def query() -> Tensor:
-            return surrogate(policy, parameters, self.walk(policy, parameters, goals, generator)).mean()
+        initial: list[Tensor] = [*policy.parameters()]
+        few = Paths(*(part[:, :, ::10] for part in after))
+        shifts = [there - here.detach() for there, here in zip(adapted, initial, strict=True)]
 
-        return Task([lambda: surrogate(policy, parameters, before).sum()], [query], parameters)
+        def policies(parameters: list[Tensor], paths: Paths) -> Normal:
+            return velocities(policy, parameters, paths.positions.flatten(1, 2))
+
+        with torch.no_grad():
+            old, old_few = policies(adapted, after), policies(adapted, few)
+
+        def metric() -> Tensor:
+            """How the adapted policies diverge as if adaptation took the same steps anew; at a tenth of the states."""
+            shifted = [here + shift for here, shift in zip(initial, shifts, strict=True)]
+            return divergence(old_few, policies(shifted, few), few)
+
+        def judge() -> tuple[Tensor, Tensor]:
+            new = policies(self.adapt(policy, before, inner_steps), after)
+            return loss_by_ratios(old, new, after), divergence(old, new, after)
+
+        trust_region_step(initial, [g.sum(0) for g in swept.gradients if g is not None], metric, judge, self.max_kl)
+
+    @torch.no_grad()
+    def adapt(self, policy: nn.Module, paths: Paths, steps: int) -> list[Tensor]:
+        """Each task's parameters after the inner loop on its paths."""
+        parameters = copies(policy, self.tasks)
+        task = Task([lambda: surrogate(policy, parameters, paths).sum()], [], parameters)
+        for _ in inner_loop(task, [[self.inner_lr] * len(parameters)] * steps):
+            pass
+        return parameters
 
     @torch.no_grad()
     def test(self, policy: nn.Module, rate: float, seed: int) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,23 +126,96 @@ def test_the_meta_gradient_through_reinforce_agrees_with_finite_differences(navi
     assert slope(task, rates, direction) == pytest.approx(exact, rel=1e-6)
 
 
-def test_query_paths_are_those_of_the_adapted_policy(navigation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = navigation.Navigation(tasks=2, trajectories=3, horizon=5)
-    generator = torch.Generator().manual_seed(0)
-    policy, seen = navigation.Policy(generator), []
-    walk = navigation.Navigation.walk
+@pytest.fixture
+def walks(navigation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Tensor], Any]]:
+    """Whenever paths are sampled: the parameters that walk, and the paths."""
+    seen, walk = [], navigation.Navigation.walk
 
     def watched(self: object, policy: nn.Module, parameters: list[Tensor], *rest: object) -> object:
-        seen.append([p.detach().clone() for p in parameters])
-        return walk(self, policy, parameters, *rest)
+        seen.append(([p.detach().clone().requires_grad_() for p in parameters], walk(self, policy, parameters, *rest)))
+        return seen[-1][1]
 
     monkeypatch.setattr(navigation.Navigation, "walk", watched)
-    task = settings.training_task(policy, generator)
-    gradient = torch.autograd.grad(task.support[0](), task.moving)
-    sweep(task, [0.5], 1)
-    assert len(seen) == 2, "support paths are sampled once, query paths once"
-    for at_start, adapted, g in zip(*seen, gradient, strict=True):
-        torch.testing.assert_close(adapted, at_start - 0.5 * g)
+    return seen
+
+
+def test_query_paths_are_those_of_the_adapted_policy(
+    navigation: ModuleType, walks: list[tuple[list[Tensor], Any]]
+) -> None:
+    settings = navigation.Navigation(tasks=2, trajectories=3, horizon=5, inner_lr=0.5)
+    generator = torch.Generator().manual_seed(0)
+    policy = navigation.Policy(generator)
+    settings.outer_step(policy, 1, 1, generator)
+    (at_start, before), (adapted, _) = walks  # sampled once, however many steps the line search tries
+    gradient = torch.autograd.grad(navigation.surrogate(policy, at_start, before).sum(), at_start)
+    for here, there, g in zip(at_start, adapted, gradient, strict=True):
+        torch.testing.assert_close(there, here - 0.5 * g)
+
+
+@pytest.mark.parametrize(("inner_steps", "second_order_steps"), [(1, 1), (1, 0), (0, 0)])
+@pytest.mark.parametrize("limit", [1e-3, 1e-5])
+def test_an_outer_step_keeps_the_adapted_policies_near(
+    navigation: ModuleType,
+    walks: list[tuple[list[Tensor], Any]],
+    inner_steps: int,
+    second_order_steps: int,
+    limit: float,
+) -> None:
+    settings = navigation.Navigation(tasks=3, trajectories=5, horizon=20, max_kl=limit)
+    generator = torch.Generator().manual_seed(0)
+    policy = navigation.Policy(generator)
+    settings.outer_step(policy, inner_steps, second_order_steps, generator)
+    (_, before), (old, after) = walks
+    new = [p.detach().requires_grad_() for p in navigation.copies(policy, 3)]
+    if inner_steps:
+        gradient = torch.autograd.grad(navigation.surrogate(policy, new, before).sum(), new)
+        new = [(p - 0.1 * g).detach() for p, g in zip(new, gradient, strict=True)]
+    (m, s), (n, t) = (navigation.call(policy, each, after.positions.flatten(1, 2)) for each in (old, new))
+    kl = ((t / s).log() + (s**2 + (m - n) ** 2) / (2 * t**2) - 0.5).sum(2)[after.going.flatten(1) == 1].mean()
+    assert limit / 1000 < kl.item() <= limit * (1 + 1e-9)
+
+
+def test_ratios_have_the_gradient_of_reinforce_where_the_paths_were_walked(navigation: ModuleType) -> None:
+    settings = navigation.Navigation(tasks=3, trajectories=4, horizon=10)
+    generator = torch.Generator().manual_seed(0)
+    policy = jitter(navigation.Policy(generator))
+    parameters = navigation.copies(policy, 3)
+    paths = settings.walk(policy, parameters, settings.draw_goals(3, generator), generator)
+    policies = navigation.velocities(policy, parameters, paths.positions.flatten(1, 2))
+    old = type(policies)(policies.mean.detach(), policies.stddev.detach())
+    found = torch.autograd.grad(navigation.loss_by_ratios(old, policies, paths), parameters, retain_graph=True)
+    expected = torch.autograd.grad(navigation.surrogate(policy, parameters, paths).mean(), parameters)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert navigation.divergence(old, policies, paths).item() == 0.0
+
+
+def test_a_trust_region_step_is_the_natural_gradient_to_the_border(navigation: ModuleType) -> None:
+    home, g = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 1.0, -1.0])
+    metric = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.5]])
+
+    def step(limit_of_judge: float, slope: float) -> tuple[bool, Tensor]:
+        x = home.clone().requires_grad_()
+
+        def divergence() -> Tensor:
+            return (x - home) @ metric @ (x - home) / 2
+
+        def judge() -> tuple[Tensor, Tensor]:
+            return slope * (g @ x), divergence() * limit_of_judge
+
+        return navigation.trust_region_step([x], [g], divergence, judge, 0.02, damping=0.01), x.detach()
+
+    natural = torch.linalg.solve(metric + 0.01 * torch.eye(3), g)
+    whole = natural * (0.04 / (natural @ metric @ natural)).sqrt()
+    taken, x = step(0.99, 1.0)
+    assert taken
+    torch.testing.assert_close(x, home - whole)
+    taken, x = step(10.0, 1.0)  # 0.2, then 0.05, then 0.0125
+    assert taken
+    torch.testing.assert_close(x, home - whole / 4)
+    taken, x = step(math.nan, 1.0)
+    assert not taken and torch.equal(x, home)
+    taken, x = step(0.99, -1.0)  # the loss would rise
+    assert not taken and torch.equal(x, home)
 
 
 def test_paths_end_at_the_goal(navigation: ModuleType) -> None:
