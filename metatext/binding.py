@@ -37,7 +37,12 @@ class Binding:
 
     @torch.no_grad()
     def __init__(
-        self, learner: Learner, support: Examples, classes: Sequence[str], query: Examples | None = None
+        self,
+        learner: Learner,
+        support: Examples,
+        classes: Sequence[str],
+        query: Examples | None = None,
+        layer: LinearLayer | None = None,
     ) -> None:
         self.learner, self.classes, self.hits = learner, classes, list[Tensor]()
         self.support = learner.batches(support)
@@ -49,9 +54,9 @@ class Binding:
         second_order = learner.settings.second_order_steps > 0 or learner.settings.algorithm == "imaml"
         if second_order and learner.trained_below:
             self.below = [hidden.requires_grad_() for hidden in self.below]
-        first = self._first_features()
-        self.centroids = self._centroids(first) if learner.head.needs_centroids else None
-        start = learner.head.start(classes, self.centroids)
+        first = self._first_features() if layer is None else {}
+        self.centroids = self._centroids(first) if layer is None and learner.head.needs_centroids else None
+        start = learner.head.start(classes, self.centroids) if layer is None else layer
         self.layer = LinearLayer(*(tensor.clone().requires_grad_() for tensor in start))
         moving, still = self._tensors()
         self.names = [*moving, *still]

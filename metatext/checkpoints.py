@@ -24,7 +24,7 @@ _FIXED_ON_RESUME = {
     *("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "patience"),
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
     *("multi_step_fraction", "first_order_fraction"),
-    *(field.name for field in dataclasses.fields(LearnerSettings) if field.name != "kept_graphs"),
+    *(field.name for field in dataclasses.fields(LearnerSettings) if field.name not in ("kept_graphs", "batch_size")),
 }
 
 

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _UNTRAINED = "no meta-training"  # the method of a learner that was only saved
 _STATE = "learner.safetensors"  # head and inner learning rates; the encoder is in model.safetensors
+_PROTOTYPES = "source_prototypes"
+_PRETRAINED = "pretrained.safetensors"  # the encoder before meta-training, float16
 
 
 class LabelledBatches(NamedTuple):
@@ -40,6 +42,13 @@ class LabelledBatches(NamedTuple):
 
     batches: list[tuple[Batch, Tensor]]
     size: int
+
+
+class SourceClasses(NamedTuple):
+    """Classes of the sources, and their prototypes: directions (blends, classes, hidden), float32 (see `blend`)."""
+
+    names: list[str]
+    prototypes: Tensor
 
 
 def default_device() -> torch.device:
@@ -66,6 +75,8 @@ class Learner(nn.Module):
         base_model: id or folder name of the pretrained encoder.
         sources: names of the domains that it was meta-trained on.
         meta_trained: whether meta-training has begun.
+        pretrained: the encoder's trainable parameters before meta-training by name, float16; None where not known.
+        source_classes: what is remembered of the sources' classes; None before meta-training has ended.
         autocast_dtype: torch.bfloat16 or torch.float16 for mixed precision, else None; not saved.
         loss_scale: factor on every loss before its backward pass, taken out of the gradients again; for float16.
     """
@@ -81,6 +92,8 @@ class Learner(nn.Module):
             add_adapters(self.encoder, settings.lora_rank)
         self.settings, self.base_model, self.sources = settings, base_model, list[str]()
         self.meta_trained = False
+        self.pretrained: dict[str, Tensor] | None = None
+        self.source_classes: SourceClasses | None = None
         self.autocast_dtype: torch.dtype | None = None
         self.loss_scale = 1.0
         tokenizer.model_max_length = min(settings.max_length, _positions(encoder.config))
@@ -158,7 +171,10 @@ class Learner(nn.Module):
         if saved:
             learner.meta_trained = saved.get("method") != _UNTRAINED
             learner.sources = saved.get("sources", [])
-            learner._load_state(folder, saved["settings"])
+            learner._load_state(folder, saved)
+        else:
+            parameters = learner.encoder.named_parameters()
+            learner.pretrained = {name: p.detach().to(torch.float16) for name, p in parameters if p.requires_grad}
         return learner
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
@@ -179,7 +195,11 @@ class Learner(nn.Module):
         state = {f"head.{name}": value for name, value in self.head.state_dict().items()}
         state |= {f"encoder.{name}": value for name, value in adapter_state(self.encoder).items()}
         state["log_inner_lr"] = self.log_inner_lr.detach()
+        if self.source_classes:
+            state[_PROTOTYPES] = self.source_classes.prototypes
         save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / _STATE)
+        if self.pretrained:
+            save_file({name: value.contiguous() for name, value in self.pretrained.items()}, folder / _PRETRAINED)
         write_json(folder / METADATA, self.metadata("learner"))
 
     def metadata(self, kind: str) -> dict[str, Any]:
@@ -191,6 +211,7 @@ class Learner(nn.Module):
             "base_model": self.base_model,
             "method": shown.method if self.meta_trained else _UNTRAINED,
             "sources": self.sources,
+            "source_classes": self.source_classes.names if self.source_classes else [],
             "inner_steps": shown.inner_steps,
             "text_prefix": shown.text_prefix,
             "max_length": shown.max_length,
@@ -198,14 +219,19 @@ class Learner(nn.Module):
             "settings": dataclasses.asdict(shown),
         }
 
-    def _load_state(self, folder: Path, saved: dict[str, Any]) -> None:
+    def _load_state(self, folder: Path, metadata: dict[str, Any]) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             state = load_file(folder / _STATE)
+            if (folder / _PRETRAINED).exists():  # a learner of an earlier version has none
+                self.pretrained = load_file(folder / _PRETRAINED)
         except (OSError, SafetensorError) as error:
-            raise InputError(f"the learner in {folder} is damaged: {_STATE} cannot be read; save it again") from error
+            raise InputError(f"the learner in {folder} is damaged: {error}; save it again") from error
+        if _PROTOTYPES in state:
+            self.source_classes = SourceClasses(metadata["source_classes"], state.pop(_PROTOTYPES))
+        saved = metadata["settings"]
         rates = state.pop("log_inner_lr")
         before, now, mine = dataclasses.asdict(LearnerSettings()) | saved, self.settings, self.log_inner_lr
         changed = [n for n in ("scope", "inner_lr", "inner_optimizer", "inner_rates") if before[n] != getattr(now, n)]

@@ -240,7 +240,11 @@ def _adapt(learner: Learner, binding: Binding, home: list[Tensor], steps: int | 
 
 @contextmanager
 def adapted(
-    learner: Learner, support: Examples, classes: Sequence[str], steps: int | None = None
+    learner: Learner,
+    support: Examples,
+    classes: Sequence[str],
+    steps: int | None = None,
+    layer: LinearLayer | None = None,
 ) -> Iterator[LinearLayer]:
     """Within the block the learner's encoder is adapted to `support`; yields the task's linear layer, valid in it only.
 
@@ -250,8 +254,9 @@ def adapted(
         classes: names of the classes that the labels index.
         steps: inner steps, by default the learner's own; further steps use the last step's rates. 0 only builds the
             head.
+        layer: where the task's linear layer starts; by default as the learner's head says.
     """
-    with closing(Binding(learner, support, classes)) as binding, elsewhere(binding.task.moving) as home:
+    with closing(Binding(learner, support, classes, layer=layer)) as binding, elsewhere(binding.task.moving) as home:
         with torch.no_grad():
             deque(_adapt(learner, binding, home, steps), maxlen=0)
         with binding.table_in_place():

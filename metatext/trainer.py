@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from metatext.binding import Binding
+from metatext.blend import remember
 from metatext.checkpoints import (
     RunState,
     has_checkpoint,
@@ -157,6 +158,8 @@ class MetaTrainer:
         bar.close()
         if self.valid_sampler:
             self._set_weights(best)
+        if self.accelerator.is_main_process:
+            self.learner.source_classes = remember(self.learner, self.sampler.domains)
         self.learner.loss_scale, self.learner.autocast_dtype = 1.0, None
         summary = dataclasses.asdict(state) | {"seconds": time.time() - started, "validation": self.history}
         self._finish(summary)

@@ -1,0 +1,60 @@
+"""Between the pretrained and the meta-trained encoder, and what the sources' classes look like from there.
+
+Meta-training forgets what its sources do not ask for. Weights on the straight line between the two encoders keep much of
+both (Wortsman 2022, "Robust fine-tuning of zero-shot models"); where on the line a task stands is chosen from its
+support (`metatext.start`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from metatext.domains import Domain
+from metatext.inner import elsewhere
+from metatext.learner import Learner, SourceClasses
+from metatext.tasks import distinct_texts
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the meta-trained weights, in the blends that a task may start from."""
+
+
+@contextmanager
+def blended(learner: Learner, share: float) -> Iterator[None]:
+    """Within the block the encoder has share * meta-trained + (1 - share) * pretrained weights."""
+    if learner.pretrained is None or share == 1.0:
+        yield
+        return
+    tensors: list[Tensor] = [learner.encoder.get_parameter(name) for name in learner.pretrained]
+    with elsewhere(tensors):
+        for tensor, start in zip(tensors, learner.pretrained.values(), strict=True):
+            tensor.data.lerp_(start.to(tensor), 1 - share)
+        yield
+
+
+def remember(learner: Learner, domains: Sequence[Domain], texts: int = 16) -> SourceClasses:
+    """Prototypes of the sources' classes in every blend, from at most `texts` texts a class and domain.
+
+    A prototype is the direction from the mean of its domain's classes to the class; a class of several domains has the
+    mean of its directions.
+    """
+    rng = np.random.default_rng(0)
+    pools = [
+        {name: [every[i] for i in rng.permutation(len(every))[:texts]] for name, every in distinct_texts(domain).items()}
+        for domain in domains
+    ]
+    names = sorted({name for pool in pools for name, some in pool.items() if some})
+    prototypes = torch.zeros(len(SHARES), len(names), learner.encoder.config.hidden_size)
+    for row, share in enumerate(SHARES):
+        with blended(learner, share):
+            for pool in pools:
+                known = [name for name, some in pool.items() if some]
+                centroids = torch.stack([learner.encode(pool[name]).mean(0) for name in known]).float()
+                rows = [names.index(name) for name in known]
+                prototypes[row, rows] += normalize(centroids - centroids.mean(0), dim=1)
+    return SourceClasses(names, normalize(prototypes, dim=2))
