@@ -1,6 +1,6 @@
 """What people use instead: the baselines of `metatext evaluate`, each a few lines over a library.
 
-A baseline is a function `fit(texts, labels)` that returns `predict(texts) -> labels`.
+A baseline is a function `fit(texts, labels)` that returns `predict(texts) -> Prediction`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import get_linear_schedule_with_warmup
 
 from metatext.domains import Domain
@@ -20,7 +22,15 @@ from metatext.heads import LinearHead, LinearLayer
 from metatext.learner import Learner
 from metatext.tasks import Examples
 
-Predict = Callable[[Sequence[str]], list[str]]
+
+class Prediction(NamedTuple):
+    """The label of each text, and how probable the method says that it is, where it says so."""
+
+    labels: list[str]
+    probabilities: np.ndarray | None = None  # (texts,)
+
+
+Predict = Callable[[Sequence[str]], Prediction]
 Fit = Callable[[Sequence[str], Sequence[str]], Predict]
 
 
@@ -30,9 +40,14 @@ def majority(target: Domain) -> Fit:
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
         label = max(sorted(set(labels)), key=lambda name: counts[name])
-        return lambda queries: [label] * len(queries)
+        return lambda queries: Prediction([label] * len(queries))
 
     return fit
+
+
+def most_probable(classes: Sequence[str], probabilities: np.ndarray) -> Prediction:
+    """Of the probabilities of the classes, (texts, classes), the largest of each text."""
+    return Prediction([classes[i] for i in probabilities.argmax(1)], probabilities.max(1))
 
 
 def tfidf(texts: Sequence[str], labels: Sequence[str]) -> Predict:
@@ -43,24 +58,52 @@ def tfidf(texts: Sequence[str], labels: Sequence[str]) -> Predict:
 
     vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
     model = make_pipeline(vectors, LogisticRegression(C=10, max_iter=1000)).fit(list(texts), list(labels))
-    return lambda queries: model.predict(list(queries)).tolist()
+    return lambda queries: most_probable(model.classes_.tolist(), model.predict_proba(list(queries)))
 
 
-def frozen(encoder: Learner) -> Fit:
-    """Logistic regression on the vectors of an encoder that stays as it is; each test text is encoded once."""
+class FrozenEncoder:
+    """An encoder that stays as it is; the test texts are encoded once for all baselines and draws that share it."""
+
+    def __init__(self, encoder: Learner) -> None:
+        self.encoder, self._known = encoder, dict[str, np.ndarray]()
+
+    def support(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors (texts, hidden), encoded now: a fit takes the seconds that it takes."""
+        return self.encoder.encode(texts).numpy()
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors (texts, hidden), encoded where they are new."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known.update(zip(new, self.encoder.encode(new).numpy(), strict=True))
+        return np.stack([self._known[text] for text in texts])
+
+
+def logistic_regression(vectors: np.ndarray, labels: Sequence[str]) -> Any:
+    """scikit-learn's, fitted."""
     from sklearn.linear_model import LogisticRegression
 
-    known: dict[str, np.ndarray] = {}
+    return LogisticRegression(C=1.0, max_iter=1000).fit(vectors, list(labels))
 
-    def encode_once(texts: Sequence[str]) -> np.ndarray:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            known.update(zip(new, encoder.encode(new).numpy(), strict=True))
-        return np.stack([known[text] for text in texts])
+
+def frozen(encoder: FrozenEncoder) -> Fit:
+    """Logistic regression on the vectors of an encoder that stays as it is."""
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(encoder.encode(texts).numpy(), list(labels))
-        return lambda queries: model.predict(encode_once(queries)).tolist()
+        model = logistic_regression(encoder.support(texts), labels)
+        return lambda queries: most_probable(model.classes_.tolist(), model.predict_proba(encoder.queries(queries)))
+
+    return fit
+
+
+def centroid(encoder: FrozenEncoder) -> Fit:
+    """The class whose mean vector is nearest, with an encoder that stays as it is."""
+    from sklearn.metrics import pairwise_distances_argmin
+
+    def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
+        classes, vectors = np.unique(labels), encoder.support(texts)
+        means = np.stack([vectors[np.asarray(labels) == name].mean(0) for name in classes])
+        return lambda queries: Prediction(classes[pairwise_distances_argmin(encoder.queries(queries), means)].tolist())
 
     return fit
 
@@ -107,20 +150,43 @@ def train_classifier(
 
 
 @torch.no_grad()
-def classify(model: Learner, texts: Sequence[str], among: Sequence[str]) -> list[str]:
-    """The most probable of the classes `among`, by the model's linear head."""
-    layer = model.head.start(among, None)
-    return [among[i] for i in layer.logits(model.encode(texts).to(model.device)).argmax(1).tolist()]
+def classify(model: Learner, texts: Sequence[str], classes: Sequence[str], layer: LinearLayer) -> Prediction:
+    """The most probable of `classes`, whose logits `layer` gives."""
+    logits: Tensor = layer.logits(model.encode(texts).to(model.device))  # (texts, classes)
+    return most_probable(classes, logits.softmax(1).cpu().numpy())
 
 
-def fine_tuning(start: Learner, steps: int = 40, batch_size: int = 16, lr: float = 1e-4) -> Fit:
-    """Fine-tunes all weights on the support, from a pretrained encoder or from a jointly trained classifier."""
+def start_at_probe(model: Learner, texts: Sequence[str], labels: Sequence[str]) -> None:
+    """Sets the linear head to logistic regression on the model's vectors of the texts."""
+    assert isinstance(model.head, LinearHead)
+    probe = logistic_regression(model.encode(texts).numpy(), labels)
+    weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
+    if len(probe.classes_) == 2:  # one row, the log odds of the second class
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    rows = [model.head.classes.index(name) for name in probe.classes_]
+    with torch.no_grad():
+        model.head.weight[rows] = weight.to(model.head.weight)
+        model.head.bias[rows] = bias.to(model.head.bias)
+
+
+def fine_tuning(start: Learner, steps: int = 40, batch_size: int = 16, lr: float = 1e-4, probe: bool = False) -> Fit:
+    """Fine-tunes all weights on the support, from a pretrained encoder or from a jointly trained classifier.
+
+    Args:
+        start: left as it is.
+        steps: of AdamW.
+        batch_size: texts a step.
+        lr: peak learning rate of the encoder.
+        probe: start the head from linear probing (Kumar 2022) instead of from what `start` has of the classes.
+    """
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
         classes = sorted(set(labels))
         model = with_linear_head(start, classes)
+        if probe:
+            start_at_probe(model, texts, labels)
         train_classifier(model, texts, labels, steps, batch_size, lr)
-        return lambda queries: classify(model, queries, classes)
+        return lambda queries: classify(model, queries, classes, model.head.start(classes, None))
 
     return fit
 
@@ -140,15 +206,15 @@ def joint_training(
 def source_classifier(joint: Learner) -> Fit:
     """The jointly trained classifier as it is, with no target label; it chooses among the target's classes."""
 
-    known: dict[tuple[str, ...], list[str]] = {}
+    known: dict[tuple[str, ...], Prediction] = {}
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
         classes = sorted(set(labels))
 
-        def predict(queries: Sequence[str]) -> list[str]:
+        def predict(queries: Sequence[str]) -> Prediction:
             key = (*classes, *queries)  # nothing depends on the support: the same test texts have the same answer
             if key not in known:
-                known[key] = classify(joint, queries, classes)
+                known[key] = classify(joint, queries, classes, joint.head.start(classes, None))
             return known[key]
 
         return predict

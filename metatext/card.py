@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from metatext.errors import InputError
 from metatext.hub import read_metadata
+from metatext.markdown import cell, markdown_table
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -174,13 +175,13 @@ def _facts(metadata: dict[str, Any]) -> str:
     facts = {
         "Base model": base_model,
         "Method": f"{method}, {steps} inner steps" if method and steps else method,
-        "Meta-trained on": ", ".join(_cell(source) for source in metadata.get("sources") or []),
+        "Meta-trained on": ", ".join(cell(source) for source in metadata.get("sources") or []),
         "Text prefix": f"`{prefix}`, which the tokenizer puts before every text by itself" if prefix else None,
         "Longest text": f"{metadata['max_length']} tokens" if metadata.get("max_length") else None,
         "Pooling": metadata.get("pooling"),
         "metatext version": metadata.get("metatext_version"),
     }
-    return "\n".join(f"- **{name}:** {_cell(value)}" for name, value in facts.items() if value)
+    return "\n".join(f"- **{name}:** {cell(value)}" for name, value in facts.items() if value)
 
 
 def _classes(metadata: dict[str, Any]) -> str:
@@ -189,7 +190,7 @@ def _classes(metadata: dict[str, Any]) -> str:
     if not classes:
         return ""
     rows = [[name, support.get(name, "")] for name in classes]
-    return "## Classes\n\n" + _table(["class", "labelled texts"], rows)
+    return "## Classes\n\n" + markdown_table(["class", "labelled texts"], rows)
 
 
 def _results(metadata: dict[str, Any]) -> str:
@@ -202,7 +203,7 @@ def _results(metadata: dict[str, Any]) -> str:
         cells = [row.get(key, "") for key in ("target", "shots", "method", "metric")]
         rows.append([*cells, f"{row['mean']:.3f}{interval}", row.get("draws", "")])
     heading = ["target", "labelled texts a class", "method", "metric", "mean ± 95% CI", "draws"]
-    return "## Results\n\n" + _table(heading, rows)
+    return "## Results\n\n" + markdown_table(heading, rows)
 
 
 def _usage(metadata: dict[str, Any], hub_id: str) -> str:
@@ -240,13 +241,3 @@ def _limits(metadata: dict[str, Any]) -> str:
 - **Domain.** Scores hold for texts like those they were measured on. Other sources, styles or years may do worse, and a
   text of none of the classes still gets one of them.
 - **Encoder.** Languages, biases and licence terms come from the base model."""
-
-
-def _table(heading: list[str], rows: list[list[Any]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    """One line of Markdown that stays inside its table cell."""
-    return " ".join(str(value).split()).replace("|", "\\|")

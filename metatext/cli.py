@@ -187,19 +187,20 @@ class Evaluate:
     target: str
     """Labelled file of the target domain."""
     output: str
-    """JSON file for the table and every single result."""
+    """JSON file for the table and every single result; a report is written beside it, with suffix .md."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     settings: OmitArgPrefixes[EvaluateSettings] = field(default_factory=EvaluateSettings)
     source: tuple[str, ...] = ()
     """Source files of joint training; by default those that the first run was trained on."""
     overwrite: bool = False
-    """Replace the output file."""
+    """Replace the output files."""
 
     def run(self) -> None:
         """Reads everything before anything is written."""
-        from metatext.pipeline import evaluate, read_sources
+        from metatext.pipeline import evaluate, evaluation_files, read_sources
 
-        check_free_file(self.output, self.overwrite)
+        for file in evaluation_files(Path(self.output), self.settings.plot):
+            check_free_file(file, self.overwrite)
         if not self.runs:
             raise InputError("name one or more learners to evaluate: metatext evaluate runs/news --target ...")
         target = self.table.read(self.target)

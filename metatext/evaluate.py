@@ -1,34 +1,40 @@
-"""Methods and baselines on the same draws of a target domain, with 95% confidence intervals."""
+"""Methods and baselines on the same draws of a target domain."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
-from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
 from metatext import baselines
-from metatext.baselines import Fit
+from metatext.baselines import Fit, FrozenEncoder
 from metatext.domains import Domain
 from metatext.draws import Draw
 from metatext.errors import InputError
 from metatext.files import write_text
 from metatext.learner import Learner
 from metatext.maml import adapted
+from metatext.setfit import setfit
 from metatext.settings import EvaluateSettings
+from metatext.statistics import calibration_error
 from metatext.tasks import Examples
 
 METHODS = {
     "majority": "majority class",
     "tfidf": "TF-IDF + logistic regression",
+    "centroid": "frozen encoder + nearest centroid",
     "frozen": "frozen encoder + logistic regression",
+    "setfit": "SetFit",
     "finetune": "fine-tuning the pretrained encoder",
+    "probe": "linear probing, then fine-tuning",
     "source": "source classifier, no target label",
     "joint": "joint training, then fine-tuning",
     "maml": "the given learners, adapted",
@@ -36,10 +42,27 @@ METHODS = {
 
 
 class Answer(NamedTuple):
-    """Predicted labels of the test texts, and the seconds that fitting took."""
+    """Predicted labels of the test texts, the seconds that fitting took, and how probable the labels are said to be."""
 
     labels: list[str]
     fit_seconds: float
+    probabilities: np.ndarray | None = None  # (texts,)
+
+
+class Record(TypedDict):
+    """How a method did on a draw; a line of the log."""
+
+    method: str
+    weights: str | None
+    shots: int
+    draw: int
+    test_rows: int
+    accuracy: float
+    macro_f1: float
+    calibration_error: float | None
+    fit_seconds: float
+    confusion: dict[str, dict[str, int]]
+    """Test texts by their label, then by the answer."""
 
 
 Method = Callable[[Sequence[str], Sequence[str], Sequence[str]], Answer]
@@ -53,7 +76,8 @@ def timed(fit: Fit) -> Method:
         start = time.perf_counter()
         predict = fit(texts, labels)
         seconds = time.perf_counter() - start
-        return Answer(predict(queries), seconds)
+        found = predict(queries)
+        return Answer(found.labels, seconds, found.probabilities)
 
     return run
 
@@ -67,8 +91,8 @@ def maml(learner: Learner) -> Method:
         start = time.perf_counter()
         with adapted(learner, support, classes) as layer:
             seconds = time.perf_counter() - start
-            best = layer.logits(learner.encode(queries).to(learner.device)).argmax(1)
-        return Answer([classes[i] for i in best.tolist()], seconds)
+            found = baselines.classify(learner, queries, classes, layer)
+        return Answer(found.labels, seconds, found.probabilities)
 
     return run
 
@@ -96,11 +120,19 @@ def make_methods(
     for key in wanted:
         if key not in METHODS:
             raise InputError(f"unknown method {key!r}: choose from {', '.join(METHODS)}")
+
+    @cache
+    def frozen() -> FrozenEncoder:
+        return FrozenEncoder(encoder())
+
     makers: dict[str, Callable[[], Method]] = {
         "majority": lambda: timed(baselines.majority(target)),
         "tfidf": lambda: timed(baselines.tfidf),
-        "frozen": lambda: timed(baselines.frozen(encoder())),
+        "centroid": lambda: timed(baselines.centroid(frozen())),
+        "frozen": lambda: timed(baselines.frozen(frozen())),
+        "setfit": lambda: timed(setfit(encoder())),
         "finetune": lambda: timed(baselines.fine_tuning(encoder(), *tuning)),
+        "probe": lambda: timed(baselines.fine_tuning(encoder(), *tuning, probe=True)),
         "source": lambda: timed(baselines.source_classifier(joint())),
         "joint": lambda: timed(baselines.fine_tuning(joint(), *tuning)),
     }
@@ -116,7 +148,7 @@ def run_methods(
     progress: bool = True,
     log: Path | None = None,
     weights: Mapping[str, str] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Judges every method on every draw.
 
     Args:
@@ -128,11 +160,11 @@ def run_methods(
         weights: digest of a method's weights; a logged record of the method counts only if it has the same.
 
     Returns:
-        One record a method and draw: method, weights, shots, draw, test_rows, accuracy, macro_f1, fit_seconds.
+        One record a method and draw.
     """
     weights = weights or {}
     known = {(r["method"], r["weights"], r["shots"], r["draw"]): r for r in _logged(log)}
-    records = []
+    records = list[Record]()
     bar = tqdm(total=len(methods) * len(draws), unit="fit", disable=not progress, dynamic_ncols=True)
     for name, method in methods.items():
         bar.set_description(name[:30])
@@ -141,16 +173,7 @@ def run_methods(
                 records.append(record)
                 bar.update()
                 continue
-            texts, labels = zip(*draw.support, strict=True)
-            answer = method(texts, labels, [text for text, _ in draw.test])
-            truth = [label for _, label in draw.test]
-            scores = {
-                "accuracy": float(accuracy_score(truth, answer.labels)),
-                "macro_f1": float(f1_score(truth, answer.labels, average="macro", zero_division=0)),
-            }
-            place = {"method": name, "weights": weights.get(name), "shots": draw.shots, "draw": draw.number}
-            place |= {"test_rows": len(truth)}
-            records.append(place | scores | {"fit_seconds": round(answer.fit_seconds, 3)})
+            records.append(_judge(name, weights.get(name), method, draw))
             if log:
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(records[-1]) + "\n")
@@ -159,7 +182,32 @@ def run_methods(
     return records
 
 
-def _logged(log: Path | None) -> list[dict[str, Any]]:
+def _judge(name: str, weights: str | None, method: Method, draw: Draw) -> Record:
+    texts, labels = zip(*draw.support, strict=True)
+    answer = method(texts, labels, [text for text, _ in draw.test])
+    truth = [label for _, label in draw.test]
+    pairs = list(zip(truth, answer.labels, strict=True))
+    error = None
+    if answer.probabilities is not None:
+        error = calibration_error(answer.probabilities, [label == given for label, given in pairs])
+    confusion: dict[str, dict[str, int]] = {}
+    for (label, given), count in sorted(Counter(pairs).items()):
+        confusion.setdefault(label, {})[given] = count
+    return Record(
+        method=name,
+        weights=weights,
+        shots=draw.shots,
+        draw=draw.number,
+        test_rows=len(truth),
+        accuracy=float(accuracy_score(truth, answer.labels)),
+        macro_f1=float(f1_score(truth, answer.labels, average="macro", zero_division=0)),
+        calibration_error=error,
+        fit_seconds=round(answer.fit_seconds, 3),
+        confusion=confusion,
+    )
+
+
+def _logged(log: Path | None) -> list[Record]:
     """The records of a log; a last line that an interruption cut is taken off."""
     if not log or not log.exists():
         return []
@@ -167,65 +215,3 @@ def _logged(log: Path | None) -> list[dict[str, Any]]:
     if cut:
         write_text(log, whole + "\n" if whole else "")
     return [json.loads(line) for line in whole.splitlines()]
-
-
-def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half-width of its 95% confidence interval over the draws (Student's t)."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, float("nan")
-    return mean, float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-
-
-def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a method and number of shots: mean and 95% half-width of accuracy and macro-F1, seconds per fit."""
-    rows = []
-    for method, shots in dict.fromkeys((r["method"], r["shots"]) for r in records):
-        chosen = [r for r in records if (r["method"], r["shots"]) == (method, shots)]
-        row: dict[str, Any] = {"method": method, "shots": shots, "draws": len(chosen)}
-        for metric in ("accuracy", "macro_f1"):
-            row[metric], row[f"{metric}_ci95"] = confidence_interval([r[metric] for r in chosen])
-        row["fit_seconds"] = float(np.median([r["fit_seconds"] for r in chosen]))
-        rows.append(row)
-    return rows
-
-
-def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The summary as a Markdown table: a row a method, a column a number of shots; values in per cent."""
-    shots = sorted({row["shots"] for row in rows})
-    cells = {(row["method"], row["shots"]): row for row in rows}
-    head = ["method", *(f"{k} shot{'s' * (k > 1)}: accuracy / macro-F1" for k in shots), "s per fit"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        values = [cells[method, k] for k in shots]
-        scores = [
-            f"{100 * v['accuracy']:.1f} ± {100 * v['accuracy_ci95']:.1f} / "
-            f"{100 * v['macro_f1']:.1f} ± {100 * v['macro_f1_ci95']:.1f}"
-            for v in values
-        ]
-        seconds = "-".join(dict.fromkeys(f"{v['fit_seconds']:.2g}" for v in (values[0], values[-1])))
-        lines.append("| " + " | ".join([method, *scores, seconds]) + " |")
-    return "\n".join(lines)
-
-
-def paired_difference(records: Sequence[dict[str, Any]], method: str, other: str, shots: int) -> tuple[float, float]:
-    """Mean accuracy difference `method` - `other` over the same draws, and half-width of its 95% interval."""
-
-    def of(name: str) -> dict[int, float]:
-        return {r["draw"]: r["accuracy"] for r in records if r["method"] == name and r["shots"] == shots}
-
-    mine, theirs = of(method), of(other)
-    return confidence_interval([mine[draw] - theirs[draw] for draw in mine])
-
-
-def differences(records: Sequence[dict[str, Any]], learners: Sequence[str]) -> list[str]:
-    """One sentence a learner and number of shots: its gain over fine-tuning the same encoder, paired by draw."""
-    other = METHODS["finetune"]
-    sentences = []
-    for shots in sorted({record["shots"] for record in records}):
-        for name in learners:
-            if {(name, shots), (other, shots)} <= {(record["method"], record["shots"]) for record in records}:
-                mean, half = paired_difference(records, name, other, shots)
-                plural = "s" if shots > 1 else ""
-                sentences.append(f"{name} - {other}, {shots} shot{plural}: {100 * mean:+.1f} ± {100 * half:.1f} points")
-    return sentences

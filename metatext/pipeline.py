@@ -21,11 +21,13 @@ from metatext.baselines import joint_training
 from metatext.domains import Domain
 from metatext.draws import Draw, make_draws
 from metatext.errors import InputError
-from metatext.evaluate import differences, make_methods, markdown_table, run_methods, summarise
-from metatext.files import write_json
+from metatext.evaluate import METHODS, Record, make_methods, run_methods
+from metatext.files import write_json, write_text
 from metatext.heads import LinearHead
 from metatext.hub import read_metadata
 from metatext.learner import Learner, default_device, saved_settings
+from metatext.plot import plot_accuracy, pyplot
+from metatext.report import classes, compare, differences, summarise, table
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output
@@ -107,6 +109,17 @@ def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
     return domains
 
 
+def evaluation_files(output: Path, plot: bool = False) -> list[Path]:
+    """What `evaluate` writes: the result as JSON, the report as Markdown, and the figure.
+
+    Raises:
+        InputError: `output` has the suffix of the report or of the figure.
+    """
+    if output.suffix in (".md", ".svg"):
+        raise InputError(f"{output} is to be a JSON file, beside which the report is written as .md: name it .json")
+    return [output, output.with_suffix(".md"), *([output.with_suffix(".svg")] if plot else [])]
+
+
 def evaluate(
     runs: Sequence[str],
     target: Domain,
@@ -118,12 +131,16 @@ def evaluate(
     """Judges the learners in `runs` and the baselines on the same draws of `target`.
 
     Results are kept beside `output` as they come, so that the same evaluation, interrupted, goes on where it was; the
-    finished result is written to `output` as JSON. The source classifier is left out where the target has other
-    classes than the sources.
+    finished result is written to `output` as JSON, and to a file with suffix .md the table, the differences and how
+    well each class is told. The source classifier is left out where the target has other classes than the sources.
 
     Returns:
-        The printed table, its rows, every single result, and under which settings and versions they were obtained.
+        The printed table and differences, the table's rows, comparisons of learners with all rows, every single result,
+        and under which settings and versions they were obtained.
     """
+    files = evaluation_files(output, settings.plot) if output else []
+    if settings.plot:
+        pyplot()  # says now if it is missing
     draws = make_draws(
         target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
     )
@@ -151,7 +168,7 @@ def evaluate(
     log = _log_of(output, draws, first.base_model, view, sources, settings) if output else None
     weights = {name: _digest_of_weights(learner) for name, learner in learners.items()}
     records = run_methods(make_methods(settings, target, encoder, joint, learners), draws, log=log, weights=weights)
-    rows = summarise(records)
+    rows, comparisons = summarise(records), compare(records, list(learners))
     result: dict[str, Any] = {
         "target": target.name,
         "target_rows": len(target),
@@ -162,13 +179,20 @@ def evaluate(
         "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
         "versions": {m.__name__: m.__version__ for m in (metatext, torch, transformers)},
-        "table": markdown_table(rows),
-        "differences": differences(records, list(learners)),
+        "table": table(rows),
+        "differences": differences(rows, comparisons, list(learners), METHODS["finetune"]),
         "rows": rows,
-        "records": records,
+        "comparisons": comparisons,
+        "records": [{key: value for key, value in r.items() if key != "confusion"} for r in records],  # in rows
     }
     if output and log:
-        write_json(output, result)
+        sentences = "\n".join(f"- {sentence}" for sentence in result["differences"])
+        parts = [result["table"], sentences, classes(rows, list(learners))]
+        place, report, *figures = files
+        write_text(report, "\n\n".join(part for part in parts if part) + "\n")
+        for path in figures:
+            plot_accuracy(path, rows)
+        write_json(place, result)
         log.unlink()
     return result
 
@@ -190,9 +214,10 @@ def _log_of(
 ) -> Path:
     """The file beside `output` that holds the results of just these draws, encoder, sources and settings."""
     same = dataclasses.asdict(settings)
-    del same["methods"], same["joint"], same["max_length"]
+    del same["methods"], same["joint"], same["max_length"], same["plot"]
     sizes = [(domain.name, len(domain)) for domain in sources]
-    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, Path(encoder).name, sizes)
+    fields = sorted(Record.__annotations__)  # a log of another version may lack some
+    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, Path(encoder).name, sizes, fields)
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.with_name(f".{output.name}.{digest}.jsonl")
 

@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes
 
 from metatext.cli import STYLE, run_command
 from metatext.errors import InputError
-from metatext.files import write_json, write_text
+from metatext.files import write_json
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
 
 if TYPE_CHECKING:
@@ -65,10 +65,8 @@ class Recipe:
         for name, (target, test) in targets.items():
             place = output / Path(name).name
             result = pipeline.evaluate(runs, target, sources, settings, test, place.with_suffix(".json"))
-            text = "\n\n".join([result["table"], *result["differences"]])
-            write_text(place.with_suffix(".md"), text + "\n")
             print(f"\n{target.name}: {len(target.classes)} classes, {settings.draws} draws, accuracy / macro-F1 in %\n")
-            print(text, flush=True)
+            print("\n\n".join([result["table"], *result["differences"]]), flush=True)
 
     def _train(self, folder: Path, sources: Sequence[Domain], second_order_steps: int) -> str:
         """Trains one learner, unless the folder holds it already."""

@@ -237,10 +237,11 @@ class EvaluateSettings:
     """Labelled texts per class."""
     draws: int = 10
     """Random supports per number of shots."""
-    methods: tuple[Literal["majority", "tfidf", "frozen", "finetune", "source", "joint", "maml"], ...] = (
-        *("majority", "tfidf", "frozen", "finetune", "source", "joint", "maml"),
-    )
-    """Rows of the table."""
+    methods: tuple[
+        Literal["majority", "tfidf", "centroid", "frozen", "setfit", "finetune", "probe", "source", "joint", "maml"],
+        ...,
+    ] = ("majority", "tfidf", "centroid", "frozen", "finetune", "probe", "source", "joint", "maml")
+    """Rows of the table. By default all but setfit, whose cost grows with the square of the labels."""
     test: str | None = None
     """Another labelled file of the target to judge on; by default, target rows that are not in the support."""
     ways: int | None = None
@@ -261,6 +262,8 @@ class EvaluateSettings:
     """Passes over the source rows in joint training."""
     precision: Literal["no", "bf16"] = "no"
     """Precision of the encoder's passes, for all methods alike."""
+    plot: bool = False
+    """Draw accuracy against shots as well, in an SVG file beside the output (with metatext[plot])."""
 
     def __post_init__(self) -> None:
         for name in ("draw_seed", "test_size", "fine_tune_steps"):

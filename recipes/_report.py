@@ -18,29 +18,13 @@ from torch import Tensor, nn
 
 import metatext
 from metatext.errors import InputError
-from metatext.evaluate import confidence_interval
 from metatext.files import write_json
+from metatext.plot import pyplot
+from metatext.statistics import confidence_interval
 
 JOINT = "joint pre-training"
 METHODS = {"full MAML": (1, 1), "first-order MAML": (1, 0), JOINT: (0, 0)}
 """Inner steps in training, and through how many of them it differentiates; without any, it is joint training."""
-
-
-def pyplot() -> Any:
-    """matplotlib.pyplot, drawing to files.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("the figure needs matplotlib, which is not installed: pip install 'metatext[plot]'") from None
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "metatext"  # equal figures are equal files
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
 
 
 def compare(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import tyro
-from _report import METHODS, compare, pyplot, report
+from _report import METHODS, compare, report
 from _stacked import call, copies
 from _trust_region import trust_region_step
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from metatext.cli import STYLE, run_command
 from metatext.inner import Task, elsewhere, inner_loop
 from metatext.maml import sweep
+from metatext.plot import pyplot
 
 SPEED = 0.1  # at most so far along each axis in a time step
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import tyro
-from _report import METHODS, compare, pyplot, report
+from _report import METHODS, compare, report
 from _stacked import call, copies, set_gradients
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from metatext.cli import STYLE, run_command
 from metatext.inner import Task, elsewhere, inner_loop
 from metatext.maml import sweep
+from metatext.plot import pyplot
 
 
 class Points(NamedTuple):

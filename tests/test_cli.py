@@ -224,11 +224,11 @@ def test_evaluate_writes_rows_and_records(run: Path, folder: Path, tmp_path: Pat
     main(words("evaluate", run, "--target", folder / "target.jsonl", "--shots", 1, 2, "--draws", 2, "--joint-epochs", 1,
                "--fine-tune-steps", 2, "--output", tmp_path / "table.json"))  # fmt: skip
     result = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
-    assert len(result["rows"]) == 7 * 2 and len(result["records"]) == 7 * 2 * 2
+    assert len(result["rows"]) == 9 * 2 and len(result["records"]) == 9 * 2 * 2
     assert {"accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95", "fit_seconds", "draws"} < result["rows"][0].keys()
     assert result["rows"][-1]["method"] == "first-order MAML" and result["target"] == "target"
     assert capsys.readouterr().out.startswith(result["table"] + "\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "table.md"]
 
 
 # ---------------------------------------------------------------- mistakes
@@ -333,6 +333,9 @@ def test_what_is_there_already_is_kept(
     assert "out.csv already exists" in sentence and (tmp_path / "out.csv").read_text() == "mine"
     sentence = refused("evaluate", run, "--target", folder / "target.jsonl", "--output", tmp_path / "out.csv")
     assert "out.csv already exists" in sentence
+    (tmp_path / "out.md").write_text("mine")
+    sentence = refused("evaluate", run, "--target", folder / "target.jsonl", "--output", tmp_path / "out.json")
+    assert "out.md already exists" in sentence and (tmp_path / "out.md").read_text() == "mine"
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -1,44 +1,32 @@
-"""Draws, statistics, baselines and the comparison of methods."""
+"""Draws, baselines and the comparison of methods."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TOPICS, make_domain
+from sklearn.linear_model import LogisticRegression
 
 from metatext import Domain, FewShotClassifier, InputError, Learner, baselines, pipeline
+from metatext.baselines import Prediction
 from metatext.draws import make_draws
 from metatext.evaluate import (
     METHODS,
     Answer,
-    confidence_interval,
     make_methods,
     maml,
-    markdown_table,
-    paired_difference,
     run_methods,
-    summarise,
     timed,
 )
+from metatext.report import table
 from metatext.settings import EvaluateSettings
-
-RECORDS = [
-    {"method": "A", "shots": 1, "draw": 0, "accuracy": 0.5, "macro_f1": 0.4, "fit_seconds": 1.0, "test_rows": 8},
-    {"method": "A", "shots": 1, "draw": 1, "accuracy": 0.7, "macro_f1": 0.6, "fit_seconds": 3.0, "test_rows": 8},
-    {"method": "A", "shots": 5, "draw": 0, "accuracy": 0.8, "macro_f1": 0.8, "fit_seconds": 0.25, "test_rows": 8},
-    {"method": "A", "shots": 5, "draw": 1, "accuracy": 0.8, "macro_f1": 0.8, "fit_seconds": 0.25, "test_rows": 8},
-    {"method": "B", "shots": 1, "draw": 1, "accuracy": 0.6, "macro_f1": 0.5, "fit_seconds": 0.0, "test_rows": 8},
-    {"method": "B", "shots": 1, "draw": 0, "accuracy": 0.2, "macro_f1": 0.1, "fit_seconds": 0.0, "test_rows": 8},
-    {"method": "B", "shots": 5, "draw": 0, "accuracy": 0.25, "macro_f1": 0.25, "fit_seconds": 0.0, "test_rows": 8},
-    {"method": "B", "shots": 5, "draw": 1, "accuracy": 0.25, "macro_f1": 0.25, "fit_seconds": 0.0, "test_rows": 8},
-]
 
 
 # ---------------------------------------------------------------- draws
@@ -113,38 +101,6 @@ def test_bad_draws_are_refused_by_name() -> None:
         make_draws(few, [1, 2])
 
 
-# ---------------------------------------------------------------- statistics
-def test_confidence_interval_is_students() -> None:
-    assert confidence_interval([1, 2, 3, 4]) == (2.5, pytest.approx(2.0542603))  # 3.1824463 * 1.2909944 / 2
-    assert confidence_interval([0.5, 0.5, 0.5]) == (0.5, 0.0)
-    mean, half = confidence_interval([0.25])
-    assert mean == 0.25 and math.isnan(half)
-
-
-def test_summary_has_a_row_a_method_and_shots() -> None:
-    rows = summarise(RECORDS)
-    assert [(row["method"], row["shots"], row["draws"]) for row in rows] == [
-        ("A", 1, 2), ("A", 5, 2), ("B", 1, 2), ("B", 5, 2),
-    ]  # fmt: skip
-    assert rows[0]["accuracy"] == pytest.approx(0.6) and rows[0]["macro_f1"] == pytest.approx(0.5)
-    assert rows[0]["accuracy_ci95"] == pytest.approx(1.2706205)  # 12.706205 * 0.1
-    assert rows[0]["fit_seconds"] == 2.0 and rows[1]["accuracy_ci95"] == 0.0
-
-
-def test_table_is_markdown() -> None:
-    assert markdown_table(summarise(RECORDS)).splitlines() == [
-        "| method | 1 shot: accuracy / macro-F1 | 5 shots: accuracy / macro-F1 | s per fit |",
-        "|---|---|---|---|",
-        "| A | 60.0 ± 127.1 / 50.0 ± 127.1 | 80.0 ± 0.0 / 80.0 ± 0.0 | 2-0.25 |",
-        "| B | 40.0 ± 254.1 / 30.0 ± 254.1 | 25.0 ± 0.0 / 25.0 ± 0.0 | 0 |",
-    ]
-
-
-def test_differences_are_paired_by_draw() -> None:
-    assert paired_difference(RECORDS, "A", "B", 1) == (pytest.approx(0.2), pytest.approx(1.2706205))  # 0.3 and 0.1
-    assert paired_difference(RECORDS, "B", "A", 5) == (pytest.approx(-0.55), pytest.approx(0.0))
-
-
 # ---------------------------------------------------------------- running
 def test_scores_are_those_of_the_answers() -> None:
     target = Domain.from_records(["一", "二", "三", "四", "五", "六"], ["a", "a", "a", "a", "b", "b"], name="posts")
@@ -153,6 +109,14 @@ def test_scores_are_those_of_the_answers() -> None:
     assert (first["method"], first["shots"], first["draw"], second["draw"]) == ("always a", 1, 0, 1)
     assert (first["test_rows"], first["accuracy"], first["fit_seconds"]) == (4, 0.75, 0.123)
     assert first["macro_f1"] == pytest.approx(0.4285714)  # (6/7 + 0) / 2
+    assert first["confusion"] == {"a": {"a": 3}, "b": {"a": 1}} and first["calibration_error"] is None
+
+
+def test_probabilities_give_the_calibration_error() -> None:
+    target = Domain.from_records(["一", "二", "三", "四", "五", "六"], ["a", "a", "a", "a", "b", "b"], name="posts")
+    sure = {"sure": lambda texts, labels, queries: Answer(["a"] * len(queries), 0.0, np.full(len(queries), 0.9))}
+    first, _ = run_methods(sure, make_draws(target, [1], 2), progress=False)
+    assert first["calibration_error"] == pytest.approx(0.15)  # 0.9 - 3 / 4
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -186,7 +150,7 @@ def test_methods_are_chosen_by_key(tiny_bert: Path) -> None:
     learners = {"full MAML": Learner.from_pretrained(tiny_bert)}
     methods = make_methods(settings, make_domain(), never, never, learners)
     assert list(methods) == ["majority class", "TF-IDF + logistic regression", "full MAML"]
-    with pytest.raises(InputError, match="unknown method 'svm': choose from majority, tfidf, frozen, finetune"):
+    with pytest.raises(InputError, match="unknown method 'svm': choose from majority, tfidf, centroid, frozen"):
         make_methods(EvaluateSettings(methods=("svm",)), make_domain(), never, never, {})  # type: ignore[arg-type]
 
 
@@ -199,25 +163,53 @@ def accuracy(method: Any, shots: int = 5) -> float:
 def test_majority_answers_the_targets_most_frequent_label_of_the_support() -> None:
     target = Domain.from_records(list("一二三四五六"), ["b", "a", "b", "b", "a", "c"], name="posts")
     fit = baselines.majority(target)
-    assert fit(["一", "二", "六"], ["c", "b", "a"])(["三", "四"]) == ["b", "b"]
-    assert fit(["一", "六"], ["c", "a"])(["三", "四", "五"]) == ["a", "a", "a"]
+    assert fit(["一", "二", "六"], ["c", "b", "a"])(["三", "四"]).labels == ["b", "b"]
+    assert fit(["一", "六"], ["c", "a"])(["三", "四", "五"]).labels == ["a", "a", "a"]
 
 
 def test_tfidf_learns() -> None:
     assert accuracy(timed(baselines.tfidf)) > 0.9
 
 
-def test_a_frozen_encoder_learns_and_encodes_each_test_text_once(
-    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frozen_encoders_learn_and_encode_each_test_text_once(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Learner.from_pretrained(tiny_bert)
     encoded: list[str] = []
     encode = encoder.encode
     monkeypatch.setattr(encoder, "encode", lambda texts: (encoded.extend(texts), encode(texts))[1])
-    assert accuracy(timed(baselines.frozen(encoder))) > 0.5
+    shared = baselines.FrozenEncoder(encoder)
+    assert accuracy(timed(baselines.frozen(shared))) > 0.5
+    assert accuracy(timed(baselines.centroid(shared))) > 0.5
     held = [text for text, _ in make_draws(make_domain(2), [5], 2, test_size=60)[0].test]
     assert len(held) == 60 and all(encoded.count(text) == 1 for text in held)
-    assert len(encoded) == 60 + 2 * 6 * 5
+    assert len(encoded) == 60 + 2 * 2 * 6 * 5
+
+
+def test_the_nearest_centroid_is_a_prototypical_network_without_meta_training(tiny_bert: Path) -> None:
+    learner = Learner.from_pretrained(tiny_bert, inner_steps=0)
+    for draw in make_draws(make_domain(2), [1, 4], 2):
+        texts, labels = zip(*draw.support, strict=True)
+        queries = [text for text, _ in draw.test]
+        found = baselines.centroid(baselines.FrozenEncoder(learner))(texts, labels)(queries)
+        assert found.labels == maml(learner)(texts, labels, queries).labels and len(set(found.labels)) > 3
+
+
+@pytest.mark.parametrize("ways", [2, 4])
+def test_linear_probing_starts_at_logistic_regression(tiny_bert: Path, ways: int) -> None:
+    encoder = Learner.from_pretrained(tiny_bert)
+    (draw, _) = make_draws(make_domain(2), [3], 2, ways=ways)
+    texts, labels = zip(*draw.support, strict=True)
+    queries = [text for text, _ in draw.test]
+    vectors = [encoder.encode(some).numpy() for some in (texts, queries)]
+    expected = LogisticRegression(max_iter=1000).fit(vectors[0], labels)
+    for fit in (
+        baselines.fine_tuning(encoder, steps=0, probe=True),
+        baselines.frozen(baselines.FrozenEncoder(encoder)),
+    ):
+        found = fit(texts, labels)(queries)
+        assert found.labels == expected.predict(vectors[1]).tolist() and len(set(found.labels)) == ways
+        assert found.probabilities == pytest.approx(expected.predict_proba(vectors[1]).max(1), abs=1e-5)
+    tuned = baselines.fine_tuning(encoder, steps=4, lr=2e-3, probe=True)(texts, labels)(queries)
+    assert tuned.probabilities != pytest.approx(found.probabilities, abs=1e-3)
 
 
 def test_fine_tuning_learns_and_leaves_its_start_alone(tiny_bert: Path) -> None:
@@ -235,7 +227,7 @@ def test_fine_tuning_twice_gives_the_same_answers(tiny_bert: Path) -> None:
     fit = baselines.fine_tuning(Learner.from_pretrained(tiny_bert), steps=4, lr=2e-3)
     queries = [text for text, _ in draw.test]
     answers = fit(texts, labels)(queries)
-    assert answers == fit(texts, labels)(queries) and len(set(answers)) > 1
+    assert answers.labels == fit(texts, labels)(queries).labels and len(set(answers.labels)) > 1
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +245,9 @@ def test_joint_training_carries_over_to_the_target(joint: Learner) -> None:
 def test_the_source_classifier_chooses_among_the_targets_classes(joint: Learner) -> None:
     texts = make_domain(2).texts[:40]
     answers = baselines.source_classifier(joint)(["一", "二"], ["food", "car"])(texts)
-    assert set(answers) == {"car", "food"}
+    assert set(answers.labels) == {"car", "food"}
     layer = joint.head.start(["car", "food"], None)
-    assert answers == [["car", "food"][i] for i in layer.logits(joint.encode(texts)).argmax(1).tolist()]
+    assert answers.labels == [["car", "food"][i] for i in layer.logits(joint.encode(texts)).argmax(1).tolist()]
 
 
 def test_a_linear_head_keeps_the_rows_of_known_classes(joint: Learner) -> None:
@@ -272,7 +264,9 @@ def test_maml_answers_what_its_classifier_predicts(tiny_bert: Path) -> None:
     texts, labels = zip(*draw.support, strict=True)
     queries = [text for text, _ in draw.test]
     answer = maml(learner)(texts, labels, queries)
-    assert answer.labels == FewShotClassifier(learner).fit(texts, labels).predict(queries).tolist()
+    classifier = FewShotClassifier(learner).fit(texts, labels)
+    assert answer.labels == classifier.predict(queries).tolist()
+    assert answer.probabilities == pytest.approx(classifier.predict_proba(queries).max(1), abs=1e-5)
     assert len(set(answer.labels)) > 3 and answer.fit_seconds > 0
 
 
@@ -293,10 +287,17 @@ def test_evaluate_writes_every_result(run: str, tmp_path: Path) -> None:
     result = pipeline.evaluate([run], make_domain(2), [make_domain(0)], settings, None, tmp_path / "out" / "table.json")
     names = [*(METHODS[key] for key in ("majority", "tfidf", "source")), "full MAML"]
     assert list(dict.fromkeys(row["method"] for row in result["rows"])) == names
-    assert len(result["records"]) == 4 * 2 * 2 and result["table"] == markdown_table(summarise(result["records"]))
+    assert len(result["records"]) == 4 * 2 * 2 and result["table"] == table(result["rows"])
+    assert [c["other"] for c in result["comparisons"]] == 2 * names[:3]
+    assert all((row["calibration_error"] is None) == (row["method"] == "majority class") for row in result["rows"])
+    assert sum(map(sum, (answers.values() for answers in result["rows"][0]["confusion"].values()))) == 2 * 108
+    assert not any("confusion" in record for record in result["records"])
     assert (result["target"], result["target_rows"], result["encoder"]) == ("news", 120, "bert0")
     assert result["settings"]["draws"] == 2 and result["learners"]["full MAML"]["inner_steps"] == 2
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["table.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["table.json", "table.md"]
+    report = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert report.startswith(result["table"]) and result["differences"][0] in report
+    assert "full MAML, 2 shots, all 2 draws together, in %:" in report and "| car |" in report
     assert json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))["rows"] == result["rows"]
     with pytest.raises(FileExistsError, match="joint holds another joint training: name another folder"):
         pipeline.evaluate([run], make_domain(2), [make_domain(1)], settings)
@@ -318,7 +319,7 @@ def test_an_interrupted_evaluate_reuses_its_records_but_not_another_jobs(
         calls.append(len(texts))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return lambda queries: [labels[0]] * len(queries)
+        return lambda queries: Prediction([labels[0]] * len(queries))
 
     monkeypatch.setattr(baselines, "tfidf", tfidf)
     settings = EvaluateSettings(shots=(1,), draws=4, methods=("tfidf",))
@@ -329,7 +330,16 @@ def test_an_interrupted_evaluate_reuses_its_records_but_not_another_jobs(
     pipeline.evaluate([run], make_domain(3), [], settings, None, output)  # another target: nothing is taken over
     assert len(calls) == 3 + 4
     pipeline.evaluate([run], make_domain(2), [], settings, None, output)
-    assert len(calls) == 7 + 2 and [path.name for path in tmp_path.iterdir()] == ["table.json"]
+    assert len(calls) == 7 + 2 and sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "table.md"]
+
+
+def test_a_figure_is_drawn_where_it_is_asked_for(run: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    settings = EvaluateSettings(shots=(1, 2), draws=2, methods=("majority",), plot=True)
+    pipeline.evaluate([run], make_domain(2), [], settings, None, tmp_path / "table.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "table.md", "table.svg"]
+    with pytest.raises(InputError, match=r"table.md is to be a JSON file"):
+        pipeline.evaluation_files(tmp_path / "table.md")
 
 
 def test_what_a_run_was_trained_on_is_read_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Figures, for which the extra `plot` installs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metatext.errors import InputError
+from metatext.files import new_file
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError("the figure needs matplotlib, which is not installed: pip install 'metatext[plot]'") from None
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "metatext"  # equal figures are equal files
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def plot_accuracy(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Accuracy of every method against the labelled texts of a class, in bands of 95% confidence.
+
+    Args:
+        path: the SVG file.
+        rows: of `report.summarise`.
+    """
+    plt = pyplot()
+    sheet, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    for method in dict.fromkeys(row["method"] for row in rows):
+        line = sorted((row for row in rows if row["method"] == method), key=lambda row: row["shots"])
+        shots = [row["shots"] for row in line]
+        mean = [100 * row["accuracy"] for row in line]
+        low, high = ([100 * (row["accuracy"] + sign * row["accuracy_ci95"]) for row in line] for sign in (-1, 1))
+        (drawn,) = axes.plot(shots, mean, marker="o", markersize=3, label=method)
+        axes.fill_between(shots, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+    every = sorted({row["shots"] for row in rows})
+    axes.set(xscale="log", xlabel="labelled texts of a class", ylabel="accuracy, %")
+    axes.set_xticks(every, labels=map(str, every))
+    axes.minorticks_off()
+    axes.legend(fontsize="small")
+    with new_file(path) as beside:
+        sheet.savefig(beside, format="svg", metadata={"Date": None})
+    plt.close(sheet)
