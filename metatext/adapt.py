@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metatext.blend import SHARES, blended
 from metatext.classifier import to_classifier
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
@@ -19,6 +21,7 @@ from metatext.heads import LinearLayer
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, quiet
 from metatext.maml import adapted
+from metatext.start import Start, choose, readable
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache
 
@@ -50,34 +53,87 @@ class Adapted:
         return predict(self.model, self.tokens, texts, batch_size)
 
 
-def adapt(learner: Learner, texts: Sequence[str], labels: Sequence[str], steps: int | None = None) -> Adapted:
-    """Runs the inner loop on the labelled texts; the learner is left as it was.
+def adapt(
+    learner: Learner,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    steps: int | None = None,
+    class_names: Mapping[str, str] | None = None,
+    blend: float | None = None,
+) -> Adapted:
+    """Chooses a start from the labelled texts and runs the inner loop on them; the learner is left as it was.
 
     Args:
         learner: a meta-trained learner.
         texts: the support, any number per class.
         labels: the class name of each text; at least two different ones.
-        steps: inner steps, 0 for the prototypes alone; by default as many as in meta-training.
+        steps: inner steps; by default none with a prototype head, whose start is chosen from the texts, and as many as
+            in meta-training with a learned head.
+        class_names: what a label is called, in the language of the texts: a word or a short description. By default
+            the label itself, unless it is a number or the like; an empty name says nothing.
+        blend: share of the meta-trained weights, one of `metatext.blend.SHARES`; by default chosen from the support.
 
     Raises:
-        InputError: negative steps; fewer than two classes; a label that the learner's learned head does not know.
+        InputError: negative steps; fewer than two classes; a label that the learner's learned head does not know; a
+            name for a label that is not there; a blend that cannot be had.
     """
     classes = sorted(set(labels))
     if steps is not None and steps < 0:
-        raise InputError(f"steps must be 0 (prototypes only) or more, got {steps}")
+        raise InputError(f"steps must be 0 or more, got {steps}")
     if not learner.meta_trained:
         logger.warning("%s is a plain encoder: nothing was meta-learned, only adapted", learner.base_model)
     if not classes:
         raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
+    names = _names(classes, class_names)
+    _check_blend(learner, blend)
     support = Examples(list(texts), [classes.index(label) for label in labels])
-    with adapted(learner, support, classes, steps) as layer:
+    start = choose(learner, support, classes, names, blend)
+    with ready(learner, support, classes, start, steps) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
+    del metadata["source_classes"]
+    if start:
+        metadata["start"] = {"blend": start.share, "names_weight": start.weight}
     if steps is not None:
         metadata["inner_steps"] = steps
     return Adapted(model, learner.tokens, classes, metadata)
+
+
+@contextmanager
+def ready(
+    learner: Learner, support: Examples, classes: Sequence[str], start: Start | None, steps: int | None = None
+) -> Iterator[LinearLayer]:
+    """Within the block the learner is adapted to `support`; yields the task's linear layer.
+
+    From a start that was chosen no inner steps are taken unless asked for: they gain nothing on average
+    (docs/results.md). Without one, the inner loop of meta-training runs from its own start.
+    """
+    if start is None:
+        with adapted(learner, support, classes, steps) as layer:
+            yield layer
+        return
+    with blended(learner, start.share), adapted(learner, support, classes, steps or 0, start.layer) as layer:
+        yield layer
+
+
+def _names(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:
+    if class_names is None:
+        return readable(classes)
+    unknown = sorted(set(class_names) - set(classes))
+    if unknown:
+        raise InputError(f"a name is given for label {unknown[0]!r}, but the labels are {', '.join(classes)}")
+    return [class_names.get(label, label) for label in classes]
+
+
+def _check_blend(learner: Learner, blend: float | None) -> None:
+    if blend is None:
+        return
+    if blend not in SHARES:
+        raise InputError(f"blend must be one of {', '.join(map(str, SHARES))}, got {blend}")
+    if learner.pretrained is None and blend < 1:
+        raise InputError(f"blend={blend} needs the pretrained weights, which this learner was saved without")
 
 
 def _tied(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Between the pretrained and the meta-trained encoder, and what the sources' classes look like from there.
 
-Meta-training forgets what its sources do not ask for. Weights on the straight line between the two encoders keep much of
-both (Wortsman 2022, "Robust fine-tuning of zero-shot models"); where on the line a task stands is chosen from its
+Meta-training forgets what its sources do not ask for. Weights on the straight line between the two encoders keep much
+of both (Wortsman 2022, "Robust fine-tuning of zero-shot models"); where on the line a task stands is chosen from its
 support (`metatext.start`).
 """
 
@@ -45,16 +45,15 @@ def remember(learner: Learner, domains: Sequence[Domain], texts: int = 16) -> So
     """
     rng = np.random.default_rng(0)
     pools = [
-        {name: [every[i] for i in rng.permutation(len(every))[:texts]] for name, every in distinct_texts(domain).items()}
-        for domain in domains
+        {name: [every[i] for i in rng.permutation(len(every))[:texts]] for name, every in pool.items() if every}
+        for pool in map(distinct_texts, domains)
     ]
-    names = sorted({name for pool in pools for name, some in pool.items() if some})
+    names = sorted(set().union(*pools))
     prototypes = torch.zeros(len(SHARES), len(names), learner.encoder.config.hidden_size)
     for row, share in enumerate(SHARES):
         with blended(learner, share):
             for pool in pools:
-                known = [name for name, some in pool.items() if some]
-                centroids = torch.stack([learner.encode(pool[name]).mean(0) for name in known]).float()
-                rows = [names.index(name) for name in known]
+                centroids = torch.stack([learner.encode(some).mean(0) for some in pool.values()]).float()
+                rows = [names.index(name) for name in pool]
                 prototypes[row, rows] += normalize(centroids - centroids.mean(0), dim=1)
     return SourceClasses(names, normalize(prototypes, dim=2))

@@ -108,7 +108,13 @@ class Adapt:
     """Folder for the adapted classifier."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     steps: int | None = None
-    """Inner steps, 0 for the prototypes alone; by default as many as in meta-training."""
+    """Inner steps; by default none with a prototype head, whose start is chosen from your texts, and as many as in
+    meta-training with a learned head."""
+    class_names: tuple[str, ...] = ()
+    """What labels are called in the language of the texts, as label=name: a word or a short description. By default the
+    labels themselves."""
+    blend: float | None = None
+    """Share of the meta-trained weights: 0, 0.25, 0.5, 0.75 or 1; by default chosen from your texts."""
     overwrite: bool = False
     """Replace the output folder."""
 
@@ -118,11 +124,15 @@ class Adapt:
         from metatext.learner import Learner, default_device
 
         check_free(self.output, self.overwrite)
+        for pair in self.class_names:
+            if "=" not in pair:
+                raise InputError(f"class_names must be label=name, such as sports=体育, got {pair!r}")
+        names = dict(pair.split("=", 1) for pair in self.class_names) or None
         domain = self.table.read(self.file)
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
         learner = Learner.from_pretrained(self.learner).to(default_device())
-        adapted = adapt(learner, domain.texts, domain.labels, self.steps)
+        adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend)
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
         print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {len(domain)} texts")

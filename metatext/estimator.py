@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,29 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         learner: a `Learner`, or the folder or Hub id of one. It is not changed.
-        steps: inner steps of the adaptation; by default as many as in meta-training.
+        steps: inner steps of the adaptation. By default none with a prototype head, whose start is chosen from the
+            labelled texts, and as many as in meta-training with a learned head.
+        class_names: what each label is called in the language of the texts, a word or a short description: it counts
+            like a few labelled texts. By default the labels themselves, unless they are numbers or the like.
+        blend: share of the meta-trained weights in the encoder, from 0 to 1 in quarters; by default chosen from the
+            labelled texts.
 
     Attributes:
         classes_: the labels, sorted, as they were given (strings or numbers).
         model: the adapted transformers classifier (after `fit`).
     """
 
-    def __init__(self, learner: Learner | str | Path, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        learner: Learner | str | Path,
+        steps: int | None = None,
+        class_names: Mapping[Any, str] | None = None,
+        blend: float | None = None,
+    ) -> None:
         self.learner = learner
         self.steps = steps
+        self.class_names = class_names
+        self.blend = blend
 
     def __sklearn_clone__(self) -> FewShotClassifier:
         return type(self)(**self.get_params(deep=False))  # shares the learner, which fitting leaves as it was
@@ -63,7 +76,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             if isinstance(self.learner, Learner)
             else (Learner.from_pretrained(self.learner).to(default_device()))
         )
-        self.adapted_: Adapted = adapt(learner, texts, [names[i] for i in indices], self.steps)
+        called = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
+        named = [names[i] for i in indices]
+        self.adapted_: Adapted = adapt(learner, texts, named, self.steps, called, self.blend)
         # Class names are sorted as text in the model, while classes_ keep the order of their own type (2 before 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]
         return self

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+import torch
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
 from metatext import baselines
+from metatext.adapt import ready
 from metatext.baselines import Fit, FrozenEncoder
 from metatext.domains import Domain
 from metatext.draws import Draw
 from metatext.errors import InputError
 from metatext.files import write_text
+from metatext.heads import PrototypeHead
 from metatext.learner import Learner
-from metatext.maml import adapted
 from metatext.setfit import setfit
 from metatext.settings import EvaluateSettings
+from metatext.start import choose, readable
 from metatext.statistics import calibration_error
 from metatext.tasks import Examples
 
@@ -38,6 +41,7 @@ METHODS = {
     "source": "source classifier, no target label",
     "joint": "joint training, then fine-tuning",
     "maml": "the given learners, adapted",
+    "ablations": "the same with one part of adaptation changed",
 }
 
 
@@ -82,19 +86,59 @@ def timed(fit: Fit) -> Method:
     return run
 
 
-def maml(learner: Learner) -> Method:
-    """The learner's inner loop on the support; it is judged while adapted, as its exported classifier would be."""
+class Adaptation:
+    """What `adapt` does with a learner, judged as its exported classifier would be.
 
-    def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
-        classes = sorted(set(labels))
-        support = Examples(list(texts), [classes.index(label) for label in labels])
-        start = time.perf_counter()
-        with adapted(learner, support, classes) as layer:
-            seconds = time.perf_counter() - start
-            found = baselines.classify(learner, queries, classes, layer)
-        return Answer(found.labels, seconds, found.probabilities)
+    While a draw moves no weights but to another blend, each test text is encoded once a blend, for all draws and rows.
+    """
 
-    return run
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self._blends: dict[float, FrozenEncoder] = defaultdict(lambda: FrozenEncoder(learner))
+
+    def __call__(
+        self, names: Mapping[str, str] | None = None, steps: int | None = None, alone: bool = False, **how: Any
+    ) -> Method:
+        """The default adaptation, or another.
+
+        Args:
+            names: of the labels; by default the labels themselves.
+            steps: of the inner loop.
+            alone: leave out the choice of a start: the episode of meta-training.
+            **how: arguments of `metatext.start.choose`.
+        """
+
+        def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
+            classes = sorted(set(labels))
+            support = Examples(list(texts), [classes.index(label) for label in labels])
+            called = readable(classes) if names is None else [names.get(label, "") for label in classes]
+            began = time.perf_counter()
+            start = None if alone else choose(self.learner, support, classes, called, **how)
+            with ready(self.learner, support, classes, start, steps) as layer:
+                seconds = time.perf_counter() - began
+                still = start is not None and not steps
+                vectors = self._blends[start.share] if start and still else FrozenEncoder(self.learner)
+                logits = layer.logits(torch.from_numpy(vectors.queries(queries)).to(self.learner.device))
+            found = baselines.most_probable(classes, logits.softmax(1).cpu().numpy())
+            return Answer(found.labels, seconds, found.probabilities)
+
+        return run
+
+
+def ablations(adaptation: Adaptation, class_names: Sequence[str]) -> dict[str, Method]:
+    """The default adaptation with one part changed, by what is changed."""
+    rows = {
+        "without class names": adaptation({}),
+        "without source classes": adaptation(sources=False),
+        "meta-trained weights": adaptation(share=1.0),
+        "pretrained weights": adaptation(share=0.0),
+    }
+    if inner_steps := adaptation.learner.settings.inner_steps:
+        rows["and inner steps"] = adaptation(steps=inner_steps)
+    rows["the inner loop alone"] = adaptation(alone=True)
+    if class_names:
+        rows["with the given class names"] = adaptation(dict(pair.split("=", 1) for pair in class_names))
+    return rows
 
 
 def make_methods(
@@ -137,8 +181,12 @@ def make_methods(
         "joint": lambda: timed(baselines.fine_tuning(joint(), *tuning)),
     }
     methods = {METHODS[key]: makers[key]() for key in METHODS if key in wanted and key in makers}
-    if "maml" in wanted:
-        methods |= {name: maml(learner) for name, learner in learners.items()}
+    for name, learner in learners.items():
+        adaptation = Adaptation(learner)
+        if "maml" in wanted:
+            methods[name] = adaptation()
+        if "ablations" in wanted and isinstance(learner.head, PrototypeHead):
+            methods |= {f"{name}, {what}": run for what, run in ablations(adaptation, settings.class_names).items()}
     return methods
 
 

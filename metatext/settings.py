@@ -238,10 +238,25 @@ class EvaluateSettings:
     draws: int = 10
     """Random supports per number of shots."""
     methods: tuple[
-        Literal["majority", "tfidf", "centroid", "frozen", "setfit", "finetune", "probe", "source", "joint", "maml"],
+        Literal[
+            "majority",
+            "tfidf",
+            "centroid",
+            "frozen",
+            "setfit",
+            "finetune",
+            "probe",
+            "source",
+            "joint",
+            "maml",
+            "ablations",
+        ],
         ...,
     ] = ("majority", "tfidf", "centroid", "frozen", "finetune", "probe", "source", "joint", "maml")
-    """Rows of the table. By default all but setfit, whose cost grows with the square of the labels."""
+    """Rows of the table. By default all but setfit, whose cost grows with the square of the labels, and ablations, the
+    parts of the default adaptation."""
+    class_names: tuple[str, ...] = ()
+    """With ablations, one more row: what labels are called in the language of the texts, as label=name."""
     test: str | None = None
     """Another labelled file of the target to judge on; by default, target rows that are not in the support."""
     ways: int | None = None

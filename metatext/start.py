@@ -1,14 +1,14 @@
 """Where adaptation starts: a blend of the encoder and a linear layer of prototypes, chosen from the support alone.
 
-A class's prototype is the sum of its texts' directions from the support's centre and of `weight` times what was known of
-the class before: its name's direction and, where a source domain has a class of the same name, that class's. Blend,
-weight and the logits' scale are those with the largest likelihood of each support text under prototypes made without it
-(leave-one-out).
+A class's prototype is the sum of its texts' directions from the support's centre, and of `weight` times the direction
+of what was known of the class before: its name and, where a source domain has a class of the same name, that class.
+Blend, weight and the logits' scale are those with the largest likelihood of each support text under prototypes made
+without it (leave-one-out).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from metatext.blend import SHARES, blended
-from metatext.heads import LinearLayer
+from metatext.heads import LinearLayer, PrototypeHead
 from metatext.learner import Learner
 from metatext.tasks import Examples
 
 _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
 _WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts, so that leaving one out says too little
-_EVIDENCE = 0.5  # nats by which what was known before must explain the texts better than chance does
+_TRUST = 1.0  # nats in favour of what was known before
 _SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0])
 
 
@@ -41,56 +41,66 @@ def choose(
     learner: Learner,
     support: Examples,
     classes: Sequence[str],
-    class_names: Mapping[str, str] | None = None,
-) -> Start:
-    """The start for a task.
+    names: Sequence[str],
+    share: float | None = None,
+    sources: bool = True,
+) -> Start | None:
+    """The start for a task; None with a learned (linear) head, which is a start itself.
 
     Args:
-        learner: with a prototype head; left as it was.
+        learner: left as it was.
         support: labelled texts, at least one of each class.
         classes: labels that the support's indices count.
-        class_names: what to call a class, in the language of the texts; by default its label. An empty name is none.
+        names: what each class is called, in the language of the texts; an empty one says nothing.
+        share: of the meta-trained weights, one of `SHARES`; by default chosen too.
+        sources: use what the learner remembers of the sources' classes.
     """
+    if not isinstance(learner.head, PrototypeHead):
+        return None
     labels = torch.tensor(support.labels)
     several = bool((torch.bincount(labels) > 1).any())
-    shares = (1.0,) if learner.pretrained is None else SHARES if several else (_SHARE,)
-    weights = _WEIGHTS if several else (0.0, _WEIGHT)
-    names = [readable(label) if class_names is None else class_names.get(label, "") for label in classes]
+    shares = SHARES if several else (_SHARE,)
+    if share is not None or learner.pretrained is None:
+        shares = (1.0 if share is None else share,)
     best: tuple[float, Start] | None = None
     for share in shares:
         with blended(learner, share):
             features = learner.encode(support.texts).float()
-            known = _known(learner, share, classes, names)
+            known = _known(learner, classes, names, SHARES.index(share) if sources else None)
         space = _Space(features, labels, len(classes))
-        for weight in weights if known.any() else (0.0,):
+        for weight in (_WEIGHTS if several else (0.0, _WEIGHT)) if known.any() else (0.0,):
             likelihood, scale = space.leave_one_out(weight * known)
-            score = likelihood * len(labels) - (_EVIDENCE if weight else 0.0)
+            score = likelihood * len(labels) + (_TRUST if weight else 0.0)
             if best is None or score > best[0]:
                 best = score, Start(share, weight, scale, space.layer(weight * known, scale), likelihood)
     assert best
     return best[1]
 
 
-def readable(label: str) -> str:
-    """A label as a name, empty where it says nothing of its class: a number, or a single Latin letter."""
-    name = label.replace("_", " ").strip()
-    if sum(c.isalpha() for c in name) == 0 or (len(name) == 1 and name.isascii()):
-        return ""
-    return name
+def readable(labels: Sequence[str]) -> list[str]:
+    """Labels as names; empty where they say nothing: numbers, single letters, or words that only their digits part."""
+    names = [label.replace("_", " ").strip() for label in labels]
+    words = ["".join(c for c in name if not c.isdigit()).strip(" -.#") for name in names]
+    if len(set(words)) < len(words) or any(len(word) < 2 and word.isascii() for word in words):
+        return [""] * len(names)
+    return names
 
 
-def _known(learner: Learner, share: float, classes: Sequence[str], names: Sequence[str]) -> Tensor:
-    """What is known of each class before its texts are seen: directions, or zero, (classes, hidden)."""
+def _known(learner: Learner, classes: Sequence[str], names: Sequence[str], blend: int | None) -> Tensor:
+    """What is known of each class before its texts are seen: directions, or zero, (classes, hidden).
+
+    `blend` is the number of the learner's blend; None leaves out what is remembered of the sources.
+    """
     total = torch.zeros(len(classes), learner.encoder.config.hidden_size)
     if sum(map(bool, names)) > 1:
         rows = [i for i, name in enumerate(names) if name]
         named = learner.encode([names[i] for i in rows]).float()
         total[rows] += normalize(named - named.mean(0), dim=1)
-    if learner.source_classes is not None:
+    if learner.source_classes is not None and blend is not None:
         known, prototypes = learner.source_classes
-        both = [(i, known.index(label)) for i, label in enumerate(classes) if label in known]
-        for i, row in both:
-            total[i] += prototypes[SHARES.index(share), row]
+        for i, label in enumerate(classes):
+            if label in known:
+                total[i] += prototypes[blend, known.index(label)]
     return normalize(total, dim=1)
 
 
@@ -102,8 +112,10 @@ class _Space:
         counts = torch.bincount(labels, minlength=ways).unsqueeze(1)
         means = torch.zeros(ways, features.shape[1]).index_add_(0, labels, features) / counts
         self.centre = means.mean(0)
-        self.radius = float((features - self.centre).norm(dim=1).mean().clamp(min=1e-6))
-        self.directions = normalize(features - self.centre, dim=1)  # (n, hidden)
+        least = 1e-4 * float(features.norm(dim=1).mean())  # nearer than this, texts are the same but for rounding
+        distances = (features - self.centre).norm(dim=1)
+        self.radius = max(float(distances.mean()), least)
+        self.directions = (features - self.centre) / distances.clamp(min=least).unsqueeze(1)  # (n, hidden)
 
     def prototypes(self, known: Tensor) -> Tensor:
         """Sums of directions, (ways, hidden)."""

@@ -43,7 +43,7 @@ def weights(learner: Learner) -> dict[str, torch.Tensor]:
 def test_parameters_are_got_set_and_cloned(learner: Learner) -> None:
     classifier = FewShotClassifier(learner, steps=4)
     assert is_classifier(classifier)
-    assert classifier.get_params() == {"learner": learner, "steps": 4}
+    assert classifier.get_params() == {"learner": learner, "steps": 4, "class_names": None, "blend": None}
     assert classifier.set_params(steps=1).steps == 1
     copy = clone(classifier)
     assert copy is not classifier and copy.learner is learner and copy.steps == 1
@@ -58,7 +58,7 @@ def test_a_clone_is_not_fitted(fitted: FewShotClassifier) -> None:
 
 def test_steps_are_those_of_the_adaptation(learner: Learner, fitted: FewShotClassifier) -> None:
     zero, two, five = (FewShotClassifier(learner, steps).fit(TEXTS, LABELS).predict_proba(TEXTS) for steps in (0, 2, 5))
-    np.testing.assert_array_equal(two, fitted.predict_proba(TEXTS))
+    np.testing.assert_array_equal(zero, fitted.predict_proba(TEXTS))  # none by default
     assert np.abs(zero - two).max() > 1e-3 and np.abs(five - two).max() > 1e-3
 
 
@@ -112,9 +112,10 @@ def test_labels_keep_their_type_and_order(learner: Learner, first: Any, second: 
     picked = [row for row in ROWS if row["label"] in ("car", "food")]
     texts = [row["text"] for row in picked]
     labels = [first if row["label"] == "car" else second for row in picked]
-    classifier = FewShotClassifier(learner).fit(texts, labels)
+    classifier = FewShotClassifier(learner, class_names={first: "", second: ""}).fit(texts, labels)
     assert classifier.classes_.tolist() == expected
-    named = FewShotClassifier(learner).fit(texts, [row["label"] for row in picked])
+    nameless = FewShotClassifier(learner, class_names={"car": "", "food": ""})
+    named = nameless.fit(texts, [row["label"] for row in picked])
     columns = [["car", "food"].index("car" if c == first else "food") for c in expected]
     np.testing.assert_allclose(classifier.predict_proba(texts), named.predict_proba(texts)[:, columns], atol=1e-4)
     assert classifier.predict(texts).dtype == np.asarray(labels).dtype
@@ -230,7 +231,7 @@ def test_saving_refuses_a_filled_folder(fitted: FewShotClassifier, tmp_path: Pat
 def test_negative_steps_are_refused_and_the_steps_taken_are_recorded(tiny_bert: Path) -> None:
     rows = make_rows(0, 2)
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
-    with pytest.raises(InputError, match=r"steps must be 0 \(prototypes only\) or more, got -1"):
+    with pytest.raises(InputError, match=r"steps must be 0 or more, got -1"):
         FewShotClassifier(Learner.from_pretrained(tiny_bert), steps=-1).fit(texts, labels)
     fitted = FewShotClassifier(Learner.from_pretrained(tiny_bert), steps=1).fit(texts, labels)
     assert fitted.adapted_.metadata["inner_steps"] == 1

@@ -19,9 +19,9 @@ from metatext.baselines import Prediction
 from metatext.draws import make_draws
 from metatext.evaluate import (
     METHODS,
+    Adaptation,
     Answer,
     make_methods,
-    maml,
     run_methods,
     timed,
 )
@@ -190,7 +190,10 @@ def test_the_nearest_centroid_is_a_prototypical_network_without_meta_training(ti
         texts, labels = zip(*draw.support, strict=True)
         queries = [text for text, _ in draw.test]
         found = baselines.centroid(baselines.FrozenEncoder(learner))(texts, labels)(queries)
-        assert found.labels == maml(learner)(texts, labels, queries).labels and len(set(found.labels)) > 3
+        assert (
+            found.labels == Adaptation(learner)(alone=True)(texts, labels, queries).labels
+            and len(set(found.labels)) > 3
+        )
 
 
 @pytest.mark.parametrize("ways", [2, 4])
@@ -263,7 +266,7 @@ def test_maml_answers_what_its_classifier_predicts(tiny_bert: Path) -> None:
     (draw, _) = make_draws(make_domain(2), [3], 2)
     texts, labels = zip(*draw.support, strict=True)
     queries = [text for text, _ in draw.test]
-    answer = maml(learner)(texts, labels, queries)
+    answer = Adaptation(learner)()(texts, labels, queries)
     classifier = FewShotClassifier(learner).fit(texts, labels)
     assert answer.labels == classifier.predict(queries).tolist()
     assert answer.probabilities == pytest.approx(classifier.predict_proba(queries).max(1), abs=1e-5)

@@ -13,12 +13,14 @@ from test_maml import group_of, slope_error, spread
 from torch import Tensor
 
 from metatext import Episode, Learner, TrainConfig
+from metatext.blend import blended
 from metatext.errors import InputError
 from metatext.imaml import implicit_gradient
 from metatext.inner import Task, inner_loop
 from metatext.maml import adapted, evaluate_episode, meta_gradient, outer_loss, run_episode, sweep
 from metatext.reptile import reptile_gradient
 from metatext.settings import LearnerSettings
+from metatext.start import choose, readable
 from metatext.tasks import Examples
 from metatext.trainer import annealed
 
@@ -321,7 +323,11 @@ def test_adapters_are_saved_and_merged_into_the_exported_classifier(make: MakeLe
     scores = pipeline("text-classification", str(tmp_path / "model"), top_k=None)(texts)
     for row, expected in zip(scores, classifier.predict_proba(texts), strict=True):
         assert [r["score"] for r in sorted(row, key=lambda r: r["label"])] == pytest.approx(list(expected), abs=1e-5)
-    with adapted(again, Examples(texts, [0, 1, 2] * 2), ["a", "b", "c"]) as layer:
+    support, classes = Examples(texts, [0, 1, 2] * 2), ["a", "b", "c"]
+    start = choose(again, support, classes, readable(classes))
+    assert start
+    with blended(again, start.share):
+        layer = start.layer
         own = layer.logits(again.encode(texts)).softmax(1)
     torch.testing.assert_close(torch.tensor(classifier.predict_proba(texts)).float(), own, rtol=1e-3, atol=1e-4)
 
