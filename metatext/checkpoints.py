@@ -19,8 +19,10 @@ from metatext.errors import InputError
 from metatext.files import new_folder, write_json
 from metatext.settings import LearnerSettings, TrainConfig
 
+SAMPLER = ("ways", "shots", "queries", "seed", "shared_labels", "varied", "temperature")
+"""What a run notes of its sampler."""
 _FIXED_ON_RESUME = {
-    *("encoder", "ways", "shots", "queries", "seed", "shared_labels", "domains", "valid_domains"),
+    *("encoder", *SAMPLER, "domains", "valid_domains"),
     *("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "patience"),
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
     *("multi_step_fraction", "first_order_fraction"),
@@ -96,7 +98,8 @@ def load_checkpoint(
     """
     saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    defaults = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(LearnerSettings()) | {"classes": ""}
+    defaults = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(LearnerSettings())
+    defaults |= {"classes": "", "varied": False, "temperature": None}
     before = defaults | before  # a checkpoint of an older version has fewer options
     for key in sorted(_FIXED_ON_RESUME):
         if before[key] != config[key]:

@@ -70,14 +70,19 @@ def make_samplers(
     train_domains, valid_domains = list(domains), list[Domain]()
     if not shared:
         train_domains, valid_domains = split_classes(
-            domains, episodes.ways, episodes.valid_fraction, episodes.seed, episodes.valid_classes
+            domains,
+            2 if episodes.varied else episodes.ways,
+            episodes.valid_fraction,
+            episodes.seed,
+            episodes.valid_classes,
         )
     for domain in train_domains:
         logger.info("%s: %d rows, %d classes to train on", domain.name, len(domain), len(domain.classes))
-    held = sorted(set().union(*(domain.classes for domain in valid_domains)))
-    logger.info("held out for validation: %s", ", ".join(held) or "no class")
+    spared = sorted(set().union(*(domain.classes for domain in valid_domains)))
+    logger.info("held out for validation: %s", ", ".join(spared) or "no class")
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}
-    sampler = EpisodeSampler(train_domains, None if shared else episodes.ways, seed=episodes.seed, **shape)
+    how: dict[str, Any] = {"seed": episodes.seed, "varied": episodes.varied, "temperature": episodes.temperature}
+    sampler = EpisodeSampler(train_domains, None if shared else episodes.ways, **how, **shape)
     valid_sampler = None
     if valid_domains:
         ways = min(episodes.ways, *(len(domain.classes) for domain in valid_domains))

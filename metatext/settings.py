@@ -215,6 +215,12 @@ class EpisodeSettings:
     """Support texts per class, which the inner loop sees."""
     queries: int = 15
     """Query texts per class, which the meta-gradient is taken of."""
+    varied: bool = False
+    """Let --ways and --shots be the most: episodes have 2 to so many classes, and 1 to so many support texts of each.
+    Sources with few classes, such as polarity, can then join those with many."""
+    temperature: float | None = None
+    """T: a source is drawn with probability proportional to its rows to the power 1/T, 1 is by size; by default all are
+    equally likely."""
     seed: int = 0
     """Seed of everything random."""
     valid_fraction: float = 0.2

@@ -52,6 +52,10 @@ class EpisodeSampler:
         shared_labels: the second task distribution (same classes, new domain): classes are those that all domains
             share, in one fixed order, so a learned head keeps its meaning from episode to episode. By default
             (new classes) classes are drawn anew and in random order.
+        varied: `ways` and `shots` are the most: each episode has 2 to `ways` classes and 1 to `shots` support texts a
+            class (after Triantafillou 2020, section 3.2); domains may have fewer classes than `ways`.
+        temperature: T: a domain is drawn with probability proportional to (its rows)^(1/T). 1 is by size; by default
+            all domains are equally likely.
 
     Raises:
         InputError: a domain has fewer than `ways` classes with `shots + queries` distinct texts; the domains share
@@ -66,18 +70,26 @@ class EpisodeSampler:
         queries: int = 15,
         seed: int = 0,
         shared_labels: bool = False,
+        varied: bool = False,
+        temperature: float | None = None,
     ) -> None:
         smallest = (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1), ("seed", seed, 0))
         for option, value, least in smallest:
             if value is not None and value < least:
                 raise InputError(f"{option} must be at least {least}, got {value}")
+        if temperature is not None and temperature <= 0:
+            raise InputError(f"temperature must be above 0, got {temperature}")
         if not domains:
             raise InputError("an episode sampler needs at least one domain")
         self.domains = list(domains)
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
-        self.shared_labels = shared_labels
+        self.shared_labels, self.varied, self.temperature = shared_labels, varied, temperature
         wanted = shared_classes(self.domains) if shared_labels else None
         self._pools = [self._pool(domain, wanted) for domain in self.domains]
+        self._odds = None
+        if temperature:
+            weights = np.array([len(domain) for domain in self.domains]) ** (1 / temperature)
+            self._odds = weights / weights.sum()
 
     @property
     def classes(self) -> list[str]:
@@ -89,7 +101,7 @@ class EpisodeSampler:
         pool = distinct_texts(domain)
         need = self.shots + self.queries
         enough = {c: texts for c, texts in pool.items() if len(texts) >= need and (wanted is None or c in wanted)}
-        ways = self.ways or (len(wanted) if wanted else 2)
+        ways = (None if self.varied else self.ways) or (len(wanted) if wanted else 2)
         if len(enough) < ways:
             small = min(pool, key=lambda c: len(pool[c]))
             raise InputError(
@@ -107,20 +119,23 @@ class EpisodeSampler:
         if index < 0:
             raise IndexError(f"episodes are numbered from 0, got {index}")
         rng = np.random.default_rng([self.seed, index])
-        which = int(rng.integers(len(self.domains)))
+        domains = len(self.domains)
+        which = int(rng.integers(domains) if self._odds is None else rng.choice(domains, p=self._odds))
         pool = self._pools[which]
         names = sorted(pool)
-        ways = self.ways or len(names)
+        ways, shots = min(self.ways or len(names), len(names)), self.shots
+        if self.varied:
+            ways, shots = int(rng.integers(2, ways + 1)), int(rng.integers(1, shots + 1))
         chosen = [names[i] for i in rng.permutation(len(names))[:ways]]
         if self.shared_labels:
             chosen.sort()
         support: list[tuple[str, int]] = []
         query: list[tuple[str, int]] = []
         for label, name in enumerate(chosen):
-            rows = rng.choice(len(pool[name]), size=self.shots + self.queries, replace=False)
+            rows = rng.choice(len(pool[name]), size=shots + self.queries, replace=False)
             drawn = [(pool[name][row], label) for row in rows]
-            support += drawn[: self.shots]
-            query += drawn[self.shots :]
+            support += drawn[:shots]
+            query += drawn[shots:]
         return Episode(self.domains[which].name, chosen, _examples(support), _examples(query))
 
     def __iter__(self) -> Iterator[Episode]:
@@ -152,8 +167,8 @@ def split_classes(
     """Splits the class names of all domains into meta-training and meta-validation classes, none in both.
 
     A name held out is held out of every domain, so that no domain teaches what another is validated on. Every
-    domain keeps at least `ways` classes for training; a domain with fewer than two held-out classes takes no part in
-    the validation.
+    domain keeps at least `ways` classes for training, but one whose classes are all among `names`, which serves for
+    validation alone; a domain with fewer than two held-out classes takes no part in the validation.
 
     Args:
         domains: the source domains.
@@ -174,7 +189,7 @@ def split_classes(
         raise InputError(f"validation class {unknown[0]!r} is in no source; their classes are {', '.join(known)}")
     for domain in domains:
         left = set(domain.classes) - set(names)
-        if names and len(left) < ways:
+        if names and 0 < len(left) < ways:
             raise InputError(
                 f"holding out {', '.join(names)} for validation leaves domain {domain.name!r} {len(left)} classes, but "
                 f"ways is {ways}: name fewer in --valid-classes, or lower --ways"
@@ -186,7 +201,10 @@ def split_classes(
         raise InputError(f"no domain has two of the validation classes {', '.join(names)}: name at least two of one")
     if not valid:
         return list(domains), []
-    return [domain.restrict(set(domain.classes) - held) for domain in domains], valid
+    kept = [(domain, set(domain.classes) - held) for domain in domains]
+    if not any(classes for _, classes in kept):
+        raise InputError("every class of every domain is held out for validation: name fewer in --valid-classes")
+    return [domain.restrict(classes) for domain, classes in kept if classes], valid
 
 
 def _spared(domains: Sequence[Domain], ways: int, known: list[str], fraction: float, seed: int) -> set[str]:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from metatext.binding import Binding
 from metatext.blend import remember
 from metatext.checkpoints import (
+    SAMPLER,
     RunState,
     has_checkpoint,
     last_checkpoint,
@@ -289,7 +290,7 @@ class MetaTrainer:
 
     def _tracked_config(self) -> dict[str, Any]:
         sampler = self.sampler
-        own = {name: getattr(sampler, name) for name in ("ways", "shots", "queries", "seed", "shared_labels")}
+        own = {name: getattr(sampler, name) for name in SAMPLER}
         own["encoder"] = self.learner.base_model
         own["domains"] = describe(sampler.domains)
         own["valid_domains"] = describe(self.valid_sampler.domains) if self.valid_sampler else ""

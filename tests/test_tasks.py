@@ -206,3 +206,34 @@ def test_named_validation_classes_must_make_a_split() -> None:
         split_classes([domain], ways=3, names=["car"])
     with pytest.raises(InputError, match="leaves domain 'news' 2 classes, but ways is 3"):
         split_classes([domain], ways=3, names=["car", "food", "tech", "sport"])
+
+
+# ---------------------------------------------------------------- episodes of several kinds
+def test_varied_episodes_have_up_to_so_many_classes_and_texts() -> None:
+    topics, polarity = domain_of("topics", **dict.fromkeys("abcdef", 20)), domain_of("polarity", a=20, b=20)
+    sampler = EpisodeSampler([topics, polarity], ways=5, shots=4, queries=3, varied=True)
+    episodes = [sampler[i] for i in range(200)]
+    seen = {(e.domain, len(e.classes), len(e.support) // len(e.classes)) for e in episodes}
+    assert {(ways, shots) for domain, ways, shots in seen if domain == "topics"} == {
+        (ways, shots) for ways in range(2, 6) for shots in range(1, 5)
+    }
+    assert {(ways, shots) for domain, ways, shots in seen if domain == "polarity"} == {(2, k) for k in range(1, 5)}
+    assert all(len(e.query) == 3 * len(e.classes) for e in episodes)
+    with pytest.raises(InputError, match="ways is 5"):
+        EpisodeSampler([topics, polarity], ways=5, shots=4, queries=3)
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(None, 0.5), (1.0, 0.9), (2.0, 0.75)])
+def test_temperature_weighs_domains_by_size(temperature: float | None, share: float) -> None:
+    large, small = domain_of("large", a=90, b=90), domain_of("small", a=10, b=10)
+    sampler = EpisodeSampler([large, small], ways=2, shots=1, queries=1, temperature=temperature)
+    drawn = sum(sampler[i].domain == "large" for i in range(2000)) / 2000
+    assert drawn == pytest.approx(share, abs=0.04)
+
+
+def test_a_domain_whose_classes_are_all_held_out_validates_alone() -> None:
+    train, valid = domain_of("train", **dict.fromkeys("abcd", 5)), domain_of("valid", e=5, f=5)
+    left, held = split_classes([train, valid], 4, names=valid.classes)
+    assert [d.name for d in left] == ["train"] and [d.name for d in held] == ["valid"]
+    with pytest.raises(InputError, match="every class of every domain is held out"):
+        split_classes([valid], 2, names=valid.classes)

@@ -1,0 +1,223 @@
+"""Blends of pretrained and meta-trained weights, what is remembered of the sources, and the start that is chosen."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_rows
+
+from metatext import Domain, FewShotClassifier, Learner
+from metatext.adapt import adapt
+from metatext.blend import SHARES, blended, remember
+from metatext.errors import InputError
+from metatext.learner import SourceClasses
+from metatext.start import _SCALES, _Space, choose, readable
+from metatext.tasks import Examples
+
+TEXTS = ["球队比赛进球", "股票基金银行", "汽车轿车试驾", "冠军教练联赛", "利率投资市场", "油耗车展驾驶"]
+SUPPORT = Examples(TEXTS, [0, 1, 2, 0, 1, 2])
+CLASSES = ["a", "b", "c"]
+NAMELESS = ["", "", ""]
+
+
+@pytest.fixture
+def learner(tiny_bert: Path) -> Learner:
+    """A learner whose encoder has moved away from the pretrained one."""
+    learner = Learner.from_pretrained(tiny_bert, inner_steps=2, inner_lr=0.003)
+    generator = torch.Generator().manual_seed(1)
+    for p in learner.encoder.parameters():
+        p.data += 0.02 * torch.randn(p.shape, generator=generator)
+    learner.meta_trained = True
+    return learner
+
+
+# ---------------------------------------------------------------- blends
+def test_a_blend_lies_on_the_line_between_the_two_encoders(learner: Learner, tiny_bert: Path) -> None:
+    start = dict(Learner.from_pretrained(tiny_bert).encoder.named_parameters())
+    end = {name: p.detach().clone() for name, p in learner.encoder.named_parameters()}
+    for share in SHARES:
+        with blended(learner, share):
+            for name, p in learner.encoder.named_parameters():
+                expected = share * end[name] + (1 - share) * start[name]
+                torch.testing.assert_close(p, expected, rtol=0.0, atol=2e-3 if share < 1 else 0.0)  # float16
+    for name, p in learner.encoder.named_parameters():
+        assert torch.equal(p, end[name])
+
+
+def test_blends_of_adapters_reach_from_none_to_all(tiny_bert: Path) -> None:
+    learner = Learner.from_pretrained(tiny_bert, scope="lora")
+    plain = Learner.from_pretrained(tiny_bert).encode(TEXTS)
+    for name, p in learner.encoder.named_parameters():
+        if "lora_B" in name:
+            p.data.normal_(std=0.3, generator=torch.Generator().manual_seed(3))
+    whole = learner.encode(TEXTS)
+    assert (whole - plain).abs().max() > 0.1
+    with blended(learner, 0.0):
+        torch.testing.assert_close(learner.encode(TEXTS), plain, rtol=1e-4, atol=1e-4)
+    assert torch.equal(learner.encode(TEXTS), whole)
+
+
+def test_source_classes_are_remembered_as_directions_from_their_domains_mean(learner: Learner) -> None:
+    first = Domain.from_records(TEXTS[:4], ["x", "y", "y", "x"], name="first")
+    second = Domain.from_records(TEXTS[2:], ["z", "x", "z", "x"], name="second")
+    names, prototypes = remember(learner, [first, second])
+    assert names == ["x", "y", "z"] and prototypes.shape == (len(SHARES), 3, 32)
+    with blended(learner, 0.5):
+        vectors = learner.encode(TEXTS).double().numpy()
+
+    def unit(v: np.ndarray) -> np.ndarray:
+        return v / np.linalg.norm(v)
+
+    x1, y1 = vectors[[0, 3]].mean(0), vectors[[1, 2]].mean(0)
+    z2, x2 = vectors[[2, 4]].mean(0), vectors[[3, 5]].mean(0)
+    expected = [unit(unit(x1 - y1) + unit(x2 - z2)), unit(y1 - x1), unit(z2 - x2)]
+    np.testing.assert_allclose(prototypes[SHARES.index(0.5)].numpy(), np.stack(expected), atol=1e-4)
+
+
+def test_what_a_learner_knows_beside_its_weights_is_saved(learner: Learner, tmp_path: Path) -> None:
+    learner.source_classes = remember(learner, [Domain.from_records(TEXTS, CLASSES * 2, name="d")])
+    learner.save_pretrained(tmp_path / "learner")
+    again = Learner.from_pretrained(tmp_path / "learner")
+    assert again.pretrained and learner.pretrained and again.source_classes
+    assert all(torch.equal(again.pretrained[name], value) for name, value in learner.pretrained.items())
+    assert again.source_classes.names == CLASSES
+    assert torch.equal(again.source_classes.prototypes, learner.source_classes.prototypes)
+
+
+# ---------------------------------------------------------------- leave-one-out and the layer
+def test_leaving_one_out_is_what_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(7, 5, generator=generator) + torch.tensor([3.0, 0, 0, 0, 0])
+    labels = torch.tensor([0, 0, 1, 1, 1, 2, 2])
+    known = torch.nn.functional.normalize(torch.randn(3, 5, generator=generator), dim=1)
+    space = _Space(features, labels, 3)
+    means = np.stack([features[labels == c].mean(0).numpy() for c in range(3)])
+    z = features.numpy() - means.mean(0)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    best = -math.inf
+    for scale in _SCALES.tolist():
+        total = 0.0
+        for i in range(7):
+            rest = [j for j in range(7) if j != i]
+            prototypes = np.stack([known[c].numpy() + sum(z[j] for j in rest if labels[j] == c) for c in range(3)])
+            logits = scale * (prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)) @ z[i]
+            total += logits[labels[i]] - np.log(np.exp(logits).sum())
+        best = max(best, total / 7)
+    assert space.leave_one_out(known)[0] == pytest.approx(best, abs=1e-5)
+
+
+def test_a_class_with_one_text_and_no_name_is_chance() -> None:
+    features = torch.eye(4)
+    likelihood, _ = _Space(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
+    assert likelihood == pytest.approx(-math.log(4), abs=1e-6)
+
+
+def test_the_layer_gives_cosines_to_the_prototypes() -> None:
+    features = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
+    labels, known = torch.tensor([0, 1, 2] * 2), torch.zeros(3, 8)
+    space = _Space(features, labels, 3)
+    away = features - space.centre
+    cosines = torch.nn.functional.cosine_similarity(away.unsqueeze(1), space.prototypes(known).unsqueeze(0), dim=2)
+    logits = space.layer(known, 4.0).logits(features)
+    expected = 4.0 * cosines * away.norm(dim=1, keepdim=True) / space.radius
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------- what is chosen
+def test_the_better_encoder_is_chosen(learner: Learner, tiny_bert: Path) -> None:
+    rows = make_rows(0, 4)
+    classes = sorted({row["label"] for row in rows})
+    support = Examples([row["text"] for row in rows], [classes.index(row["label"]) for row in rows])
+    names = [""] * len(classes)
+    for p in learner.encoder.parameters():
+        p.data.normal_(std=0.5, generator=torch.Generator().manual_seed(4))  # has forgotten everything
+    start = choose(learner, support, classes, names)
+    assert start and start.share < 0.5
+    good = Learner.from_pretrained(tiny_bert)
+    good.pretrained = {name: p.detach().half() for name, p in learner.encoder.named_parameters()}
+    start = choose(good, support, classes, names)
+    assert start and start.share > 0.5
+
+
+def test_with_one_text_a_class_the_blend_is_halfway(learner: Learner) -> None:
+    start = choose(learner, Examples(TEXTS[:3], [0, 1, 2]), CLASSES, NAMELESS)
+    assert start and (start.share, start.weight) == (0.5, 0.0)
+
+
+def test_names_and_source_classes_count_like_texts(learner: Learner) -> None:
+    one = Examples(TEXTS[:3], [0, 1, 2])
+    named = choose(learner, one, CLASSES, [TEXTS[3], TEXTS[4], TEXTS[5]])
+    assert named and named.weight > 0
+    learner.source_classes = remember(learner, [Domain.from_records(TEXTS, CLASSES * 2, name="source")])
+    known = choose(learner, one, CLASSES, NAMELESS)
+    assert known and known.weight > 0
+    without = choose(learner, one, CLASSES, NAMELESS, sources=False)
+    assert without and without.weight == 0
+
+
+def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
+    prototypes = torch.zeros(len(SHARES), 3, 32)
+    prototypes[SHARES.index(0.75)] = torch.eye(3, 32)
+    learner.source_classes = SourceClasses(CLASSES, prototypes)
+    chosen = {share: choose(learner, SUPPORT, CLASSES, NAMELESS, share) for share in (0.5, 0.75)}
+    plain = choose(learner, SUPPORT, CLASSES, NAMELESS, 0.5, sources=False)
+    assert chosen[0.5] and plain and torch.equal(chosen[0.5].layer.weight, plain.layer.weight)
+    assert chosen[0.75] and chosen[0.75].share == 0.75
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["sports", "card_payment"], ["sports", "card payment"]),
+        (["体育", "科技"], ["体育", "科技"]),
+        (["0", "1"], ["", ""]),
+        (["class 1", "class_2"], ["", ""]),
+        (["a", "b"], ["", ""]),
+        (["-1", "positive"], ["", ""]),
+        (["忧", "喜"], ["忧", "喜"]),
+    ],
+)
+def test_labels_that_say_nothing_are_no_names(labels: list[str], names: list[str]) -> None:
+    assert readable(labels) == names
+
+
+# ---------------------------------------------------------------- as a user meets it
+def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> None:
+    fitted = FewShotClassifier(learner).fit(TEXTS, CLASSES * 2)
+    start = choose(learner, SUPPORT, CLASSES, readable(CLASSES))
+    assert start
+    with blended(learner, start.share):
+        expected = start.layer.logits(learner.encode(TEXTS)).softmax(1)
+    np.testing.assert_allclose(fitted.predict_proba(TEXTS), expected.numpy(), atol=1e-4)
+    assert fitted.adapted_.metadata["start"] == {"blend": start.share, "names_weight": start.weight}
+
+
+def test_class_names_change_what_is_learned(learner: Learner) -> None:
+    plain = FewShotClassifier(learner).fit(TEXTS[:3], [1, 2, 3]).predict_proba(TEXTS)
+    names = {1: TEXTS[3], 2: TEXTS[4], 3: TEXTS[5]}
+    named = FewShotClassifier(learner, class_names=names).fit(TEXTS[:3], [1, 2, 3]).predict_proba(TEXTS)
+    rows = np.arange(3)
+    assert (named[rows + 3, rows] > plain[rows + 3, rows]).all()  # the texts that are the names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": {"d": "x"}}, "a name is given for label 'd', but the labels are a, b, c"),
+        ({"blend": 0.4}, "blend must be one of 0.0, 0.25, 0.5, 0.75, 1.0, got 0.4"),
+    ],
+)
+def test_impossible_wishes_are_refused(learner: Learner, options: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(InputError, match=message):
+        adapt(learner, TEXTS, CLASSES * 2, **options)
+
+
+def test_a_blend_needs_the_pretrained_weights(learner: Learner) -> None:
+    learner.pretrained = None
+    with pytest.raises(InputError, match=r"blend=0\.5 needs the pretrained weights"):
+        adapt(learner, TEXTS, CLASSES * 2, blend=0.5)
+    assert adapt(learner, TEXTS, CLASSES * 2).metadata["start"]["blend"] == 1.0
