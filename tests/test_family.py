@@ -346,3 +346,28 @@ def test_saved_rates_are_left_where_other_ones_are_asked(make: MakeLearner, tmp_
     make().save_pretrained(tmp_path / "learner")
     again = Learner.from_pretrained(tmp_path / "learner", **change)
     torch.testing.assert_close(again.log_inner_lr.exp(), torch.full_like(again.log_inner_lr, again.settings.inner_lr))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algorithm": "reptile", "second_order_steps": 0},
+        {"algorithm": "imaml", "second_order_steps": 0},
+        {"inner_steps": 0, "second_order_steps": 0},
+        {"inner_optimizer": "adam", "second_order_steps": 0},
+        {"inner_rates": "parameter"},
+        {"scope": "lora"},
+        {"scope": "top:1", "kept_graphs": 3},
+    ],
+    ids=str,
+)
+def test_the_loss_scale_of_float16_leaves_every_method_as_it_is(
+    make: MakeLearner, episode: Episode, settings: dict[str, Any]
+) -> None:
+    learner = make(**settings)
+    expected = run_episode(learner, episode).gradients
+    learner.loss_scale = 1024.0
+    scaled = run_episode(learner, episode).gradients
+    assert max(float(g.abs().max()) for g in expected.values()) > 0
+    for name, value in expected.items():
+        torch.testing.assert_close(scaled[name], value, rtol=1e-9, atol=1e-12)
