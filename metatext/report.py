@@ -96,12 +96,12 @@ def differences(
     Args:
         rows: of `summarise`.
         comparisons: of `compare`.
-        learners: rows that are no baselines.
+        learners: rows that are no baselines, nor are those of their parts, whose names begin with theirs and a comma.
         fine_tuning: name of its row.
     """
     sentences = []
     for shots in sorted({row["shots"] for row in rows}):
-        baselines = [row for row in rows if row["shots"] == shots and row["method"] not in learners]
+        baselines = [row for row in rows if row["shots"] == shots and not _is_own(row["method"], learners)]
         strongest = max(baselines, key=lambda row: row["accuracy"])["method"] if baselines else None
         for found in comparisons:
             if found["shots"] == shots and found["other"] in (fine_tuning, strongest):
@@ -113,6 +113,10 @@ def differences(
                 points = f"{100 * found['difference']:+.1f} ± {100 * found['ci95']:.1f} points"
                 sentences.append(f"{_shots(shots)}: {found['method']} {told} {found['other']}{best}, {points}, {p}")
     return sentences
+
+
+def _is_own(method: str, learners: Sequence[str]) -> bool:
+    return any(method == name or method.startswith(f"{name}, ") for name in learners)
 
 
 def classes(rows: Sequence[dict[str, Any]], learners: Sequence[str]) -> str:

@@ -30,8 +30,11 @@ EMBEDDED = Recipe(
     episodes=EpisodeSettings(ways=5, shots=5, queries=10, valid_classes=("military", "realty")),
     learner=LearnerSettings(inner_steps=3, max_length=64),
     config=TrainConfig(output="runs/news_to_weibo", meta_steps=20, meta_batch_size=2, outer_lr=3e-4, eval_every=10),
-    evaluate=EvaluateSettings(fine_tune_steps=20, fine_tune_lr=3e-4, joint_epochs=5),
-)
+    evaluate=EvaluateSettings(
+        fine_tune_steps=20, fine_tune_lr=3e-4, joint_epochs=5,
+        methods=("majority", "tfidf", "centroid", "frozen", "finetune", "source", "joint", "maml"),
+    ),
+)  # fmt: skip
 
 FULL = Recipe(
     source=("zh/tnews_titles", "zh/thucnews_titles"),

@@ -37,7 +37,6 @@ def test_recipe_trains_evaluates_and_uses_finished_learners_again(tmp_path: Path
         "frozen encoder + nearest centroid",
         "frozen encoder + logistic regression",
         "fine-tuning the pretrained encoder",
-        "linear probing, then fine-tuning",
         "source classifier, no target label",
         "joint training, then fine-tuning",
         "first-order MAML",
