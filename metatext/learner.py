@@ -200,7 +200,8 @@ class Learner(nn.Module):
         save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / _STATE)
         if self.pretrained:
             save_file({name: value.contiguous() for name, value in self.pretrained.items()}, folder / _PRETRAINED)
-        write_json(folder / METADATA, self.metadata("learner"))
+        names = self.source_classes.names if self.source_classes else []
+        write_json(folder / METADATA, self.metadata("learner") | {"source_classes": names})
 
     def metadata(self, kind: str) -> dict[str, Any]:
         """What `metatext.json` says of this learner, or of a classifier adapted from it."""
@@ -211,7 +212,6 @@ class Learner(nn.Module):
             "base_model": self.base_model,
             "method": shown.method if self.meta_trained else _UNTRAINED,
             "sources": self.sources,
-            "source_classes": self.source_classes.names if self.source_classes else [],
             "inner_steps": shown.inner_steps,
             "text_prefix": shown.text_prefix,
             "max_length": shown.max_length,
@@ -223,12 +223,15 @@ class Learner(nn.Module):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        try:
-            state = load_file(folder / _STATE)
-            if (folder / _PRETRAINED).exists():  # a learner of an earlier version has none
-                self.pretrained = load_file(folder / _PRETRAINED)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"the learner in {folder} is damaged: {error}; save it again") from error
+        def read(name: str) -> dict[str, Tensor]:
+            try:
+                return load_file(folder / name)
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"the learner in {folder} is damaged: {name} cannot be read; save it again") from error
+
+        state = read(_STATE)
+        if (folder / _PRETRAINED).exists():  # a learner of an earlier version has none
+            self.pretrained = read(_PRETRAINED)
         if _PROTOTYPES in state:
             self.source_classes = SourceClasses(metadata["source_classes"], state.pop(_PROTOTYPES))
         saved = metadata["settings"]

@@ -27,6 +27,13 @@ def pyplot() -> Any:
     return matplotlib.pyplot
 
 
+def save_figure(path: Path, sheet: Any) -> None:
+    """Writes a figure of `pyplot` as SVG, equal figures as equal files, and closes it."""
+    with new_file(path) as beside:
+        sheet.savefig(beside, format="svg", metadata={"Date": None})
+    pyplot().close(sheet)
+
+
 def plot_accuracy(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Accuracy of every method against the labelled texts of a class, in bands of 95% confidence.
 
@@ -48,6 +55,4 @@ def plot_accuracy(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_xticks(every, labels=map(str, every))
     axes.minorticks_off()
     axes.legend(fontsize="small")
-    with new_file(path) as beside:
-        sheet.savefig(beside, format="svg", metadata={"Date": None})
-    plt.close(sheet)
+    save_figure(path, sheet)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import metatext
 from metatext.errors import InputError
 from metatext.files import write_json
-from metatext.plot import pyplot
+from metatext.plot import pyplot, save_figure
 from metatext.statistics import confidence_interval
 
 JOINT = "joint pre-training"
@@ -116,5 +116,4 @@ def _draw(path: Path, rows: Sequence[dict[str, Any]], records: Sequence[dict[str
                 axes.plot(seed, color=line.get_color(), linewidth=0.6, alpha=0.6)
         axes.set(title=problem, xlabel="gradient steps", ylabel=figure, ylim=sorted((0.0, 2 * start)))
         axes.legend(fontsize="small")
-    sheet.savefig(path, metadata={"Date": None})
-    plt.close(sheet)
+    save_figure(path, sheet)
