@@ -21,7 +21,7 @@ from metatext.heads import LinearLayer
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, quiet
 from metatext.maml import adapted
-from metatext.start import Start, choose, readable
+from metatext.start import Start, called, choose
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache
 
@@ -86,14 +86,15 @@ def adapt(
         raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
-    names = _names(classes, class_names)
+    unknown = sorted(set(class_names or ()) - set(classes))
+    if unknown:
+        raise InputError(f"a name is given for label {unknown[0]!r}, but the labels are {', '.join(classes)}")
     _check_blend(learner, blend)
     support = Examples(list(texts), [classes.index(label) for label in labels])
-    start = choose(learner, support, classes, names, blend)
+    start = choose(learner, support, classes, called(classes, class_names), blend)
     with ready(learner, support, classes, start, steps) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
-    del metadata["source_classes"]
     if start:
         metadata["start"] = {"blend": start.share, "names_weight": start.weight}
     if steps is not None:
@@ -116,15 +117,6 @@ def ready(
         return
     with blended(learner, start.share), adapted(learner, support, classes, steps or 0, start.layer) as layer:
         yield layer
-
-
-def _names(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:
-    if class_names is None:
-        return readable(classes)
-    unknown = sorted(set(class_names) - set(classes))
-    if unknown:
-        raise InputError(f"a name is given for label {unknown[0]!r}, but the labels are {', '.join(classes)}")
-    return [class_names.get(label, label) for label in classes]
 
 
 def _check_blend(learner: Learner, blend: float | None) -> None:

@@ -150,9 +150,9 @@ def train_classifier(
 
 
 @torch.no_grad()
-def classify(model: Learner, texts: Sequence[str], classes: Sequence[str], layer: LinearLayer) -> Prediction:
-    """The most probable of `classes`, whose logits `layer` gives."""
-    logits: Tensor = layer.logits(model.encode(texts).to(model.device))  # (texts, classes)
+def classify(vectors: Tensor, classes: Sequence[str], layer: LinearLayer) -> Prediction:
+    """The most probable of `classes`, whose logits `layer` gives, for each of the vectors (texts, hidden)."""
+    logits = layer.logits(vectors.to(layer.weight.device))  # (texts, classes)
     return most_probable(classes, logits.softmax(1).cpu().numpy())
 
 
@@ -186,7 +186,7 @@ def fine_tuning(start: Learner, steps: int = 40, batch_size: int = 16, lr: float
         if probe:
             start_at_probe(model, texts, labels)
         train_classifier(model, texts, labels, steps, batch_size, lr)
-        return lambda queries: classify(model, queries, classes, model.head.start(classes, None))
+        return lambda queries: classify(model.encode(queries), classes, model.head.start(classes, None))
 
     return fit
 
@@ -214,7 +214,7 @@ def source_classifier(joint: Learner) -> Fit:
         def predict(queries: Sequence[str]) -> Prediction:
             key = (*classes, *queries)  # nothing depends on the support: the same test texts have the same answer
             if key not in known:
-                known[key] = classify(joint, queries, classes, joint.head.start(classes, None))
+                known[key] = classify(joint.encode(queries), classes, joint.head.start(classes, None))
             return known[key]
 
         return predict

@@ -18,26 +18,17 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, Positiona
 
 from metatext.errors import InputError
 from metatext.files import absolute, check_free, check_free_file, write_json
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, SearchSettings, Table, TrainConfig
+from metatext.settings import EvaluateSettings, Job, SearchSettings, Table, names_by_label
 
 # What the library does is imported inside the commands, so that --help needs no torch.
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Job):
     """Meta-train a learner: its initialisation and inner learning rates, over episodes of labelled source files.
 
     Example: metatext train --source news.jsonl reviews.csv --encoder BAAI/bge-base-zh-v1.5 --output runs/news
     """
-
-    source: tuple[str, ...]
-    """One or more labelled files, each a source domain; or data sets on the Hub, as hub:ID[:CONFIG[:SPLIT]]."""
-    encoder: str
-    """Pretrained encoder: a Hub id or a folder; or a saved learner to go on from."""
-    table: OmitArgPrefixes[Table] = field(default_factory=Table)
-    episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
-    learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
-    config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
     def run(self) -> None:
         """Reads everything before anything is written."""
@@ -60,7 +51,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Job):
     """Search the learning rates, inner steps, scope and order of meta-training, judged on held-out source classes.
 
     Needs pip install 'metatext[search]'. Repeat the command to go on after an interruption. The output folder gets
@@ -68,24 +59,17 @@ class Search:
     Example: metatext search --source news.jsonl reviews.csv --encoder BAAI/bge-base-zh-v1.5 --output runs/search
     """
 
-    source: tuple[str, ...]
-    """One or more labelled files, each a source domain; or data sets on the Hub, as hub:ID[:CONFIG[:SPLIT]]."""
     encoder: str
     """Pretrained encoder: a Hub id or a folder."""
-    table: OmitArgPrefixes[Table] = field(default_factory=Table)
     settings: OmitArgPrefixes[SearchSettings] = field(default_factory=SearchSettings)
-    episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
-    learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
-    config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
     def run(self) -> None:
         """Runs the trials that are missing, and says which was the best."""
         from metatext.search import search
         from metatext.space import in_words
-        from metatext.trials import Job, best_of, finished, objective_of
+        from metatext.trials import best_of, finished, objective_of
 
-        job = Job(self.source, self.table, self.encoder, self.learner, self.episodes, self.config)
-        study = search(job, self.settings)
+        study = search(self, self.settings)
         best, trials = best_of(study), finished(study)
         found = "none of which completed: search smaller learning rates"
         if best:
@@ -124,10 +108,7 @@ class Adapt:
         from metatext.learner import Learner, default_device
 
         check_free(self.output, self.overwrite)
-        for pair in self.class_names:
-            if "=" not in pair:
-                raise InputError(f"class_names must be label=name, such as sports=体育, got {pair!r}")
-        names = dict(pair.split("=", 1) for pair in self.class_names) or None
+        names = names_by_label(self.class_names) or None
         domain = self.table.read(self.file)
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")

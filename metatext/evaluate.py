@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -25,8 +25,8 @@ from metatext.files import write_text
 from metatext.heads import PrototypeHead
 from metatext.learner import Learner
 from metatext.setfit import setfit
-from metatext.settings import EvaluateSettings
-from metatext.start import choose, readable
+from metatext.settings import EvaluateSettings, names_by_label
+from metatext.start import called, choose, readable
 from metatext.statistics import calibration_error
 from metatext.tasks import Examples
 
@@ -97,12 +97,16 @@ class Adaptation:
         self._blends: dict[float, FrozenEncoder] = defaultdict(lambda: FrozenEncoder(learner))
 
     def __call__(
-        self, names: Mapping[str, str] | None = None, steps: int | None = None, alone: bool = False, **how: Any
+        self,
+        name: Callable[[Sequence[str]], list[str]] = readable,
+        steps: int | None = None,
+        alone: bool = False,
+        **how: Any,
     ) -> Method:
         """The default adaptation, or another.
 
         Args:
-            names: of the labels; by default the labels themselves.
+            name: gives what the labels are called.
             steps: of the inner loop.
             alone: leave out the choice of a start: the episode of meta-training.
             **how: arguments of `metatext.start.choose`.
@@ -111,15 +115,12 @@ class Adaptation:
         def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
             classes = sorted(set(labels))
             support = Examples(list(texts), [classes.index(label) for label in labels])
-            called = readable(classes) if names is None else [names.get(label, "") for label in classes]
             began = time.perf_counter()
-            start = None if alone else choose(self.learner, support, classes, called, **how)
+            start = None if alone else choose(self.learner, support, classes, name(classes), **how)
             with ready(self.learner, support, classes, start, steps) as layer:
                 seconds = time.perf_counter() - began
-                still = start is not None and not steps
-                vectors = self._blends[start.share] if start and still else FrozenEncoder(self.learner)
-                logits = layer.logits(torch.from_numpy(vectors.queries(queries)).to(self.learner.device))
-            found = baselines.most_probable(classes, logits.softmax(1).cpu().numpy())
+                encoder = self._blends[start.share] if start and not steps else FrozenEncoder(self.learner)
+                found = baselines.classify(torch.from_numpy(encoder.queries(queries)), classes, layer)
             return Answer(found.labels, seconds, found.probabilities)
 
         return run
@@ -128,7 +129,7 @@ class Adaptation:
 def ablations(adaptation: Adaptation, class_names: Sequence[str]) -> dict[str, Method]:
     """The default adaptation with one part changed, by what is changed."""
     rows = {
-        "without class names": adaptation({}),
+        "without class names": adaptation(lambda classes: [""] * len(classes)),
         "without source classes": adaptation(sources=False),
         "meta-trained weights": adaptation(share=1.0),
         "pretrained weights": adaptation(share=0.0),
@@ -137,7 +138,7 @@ def ablations(adaptation: Adaptation, class_names: Sequence[str]) -> dict[str, M
         rows["and inner steps"] = adaptation(steps=inner_steps)
     rows["the inner loop alone"] = adaptation(alone=True)
     if class_names:
-        rows["with the given class names"] = adaptation(dict(pair.split("=", 1) for pair in class_names))
+        rows["with the given class names"] = adaptation(partial(called, class_names=names_by_label(class_names)))
     return rows
 
 

@@ -25,10 +25,10 @@ from metatext.errors import InputError
 from metatext.files import write_json
 from metatext.learner import Learner, saved_settings
 from metatext.pipeline import make_samplers, train
-from metatext.settings import SearchSettings
+from metatext.settings import Job, SearchSettings
 from metatext.space import Range, Space, combinations, configure, extremes, in_words, is_drawn, parse_space
 from metatext.trainer import check_method, describe
-from metatext.trials import Job, draw_importances, finished, write_best, write_trials
+from metatext.trials import draw_importances, finished, write_best, write_trials
 
 try:
     import optuna
@@ -54,7 +54,7 @@ def search(job: Job, settings: SearchSettings) -> optuna.Study:
         FileExistsError: the output folder holds something else.
     """
     output = _output_of(job)
-    domains = [job.table.read(path) for path in job.sources]
+    domains = [job.table.read(path) for path in job.source]
     _check_validation(job, domains)
     space = _space_of(job, settings)
     asked = _asked(job, settings, space, domains)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
 from metatext.errors import InputError
 
@@ -39,6 +41,18 @@ class Table:
         return Domain.from_file(
             path, text=self.text, label=self.label, encoding=self.encoding, clean=self.clean or None
         )
+
+
+def names_by_label(pairs: Sequence[str]) -> dict[str, str]:
+    """The names of `--class-names`, each written label=name.
+
+    Raises:
+        InputError: a pair without "=".
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise InputError(f"class_names must be label=name, such as sports=体育, got {pair!r}")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 @dataclass(frozen=True)
@@ -236,6 +250,20 @@ class EpisodeSettings:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What is meta-trained, on what, and how; a search trains it with other values in each trial."""
+
+    source: tuple[str, ...]
+    """One or more labelled files, each a source domain; or data sets on the Hub, as hub:ID[:CONFIG[:SPLIT]]."""
+    encoder: str
+    """Pretrained encoder: a Hub id or a folder; or a saved learner to go on from."""
+    table: OmitArgPrefixes[Table] = field(default_factory=Table)
+    episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
+    learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
+    config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """How methods are compared."""
 
@@ -287,6 +315,7 @@ class EvaluateSettings:
     """Draw accuracy against shots as well, in an SVG file beside the output (with metatext[plot])."""
 
     def __post_init__(self) -> None:
+        names_by_label(self.class_names)
         for name in ("draw_seed", "test_size", "fine_tune_steps"):
             if getattr(self, name) < (0 if name == "draw_seed" else 1):
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")

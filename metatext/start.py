@@ -8,7 +8,7 @@ without it (leave-one-out).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,9 +31,7 @@ class Start(NamedTuple):
 
     share: float  # of the meta-trained weights in the encoder
     weight: float  # of what was known of the classes before, in texts
-    scale: float  # of the logits, which are cosines
     layer: LinearLayer  # on the features of the blended encoder
-    log_likelihood: float  # of the support texts, each left out in turn; nats a text
 
 
 @torch.no_grad()
@@ -59,22 +57,30 @@ def choose(
         return None
     labels = torch.tensor(support.labels)
     several = bool((torch.bincount(labels) > 1).any())
-    shares = SHARES if several else (_SHARE,)
-    if share is not None or learner.pretrained is None:
-        shares = (1.0 if share is None else share,)
+    if share is not None:
+        shares: tuple[float, ...] = (share,)
+    elif learner.pretrained is None:
+        shares = (1.0,)
+    else:
+        shares = SHARES if several else (_SHARE,)
     best: tuple[float, Start] | None = None
-    for share in shares:
-        with blended(learner, share):
+    for blend in shares:
+        with blended(learner, blend):
             features = learner.encode(support.texts).float()
-            known = _known(learner, classes, names, SHARES.index(share) if sources else None)
+            known = _known(learner, classes, names, SHARES.index(blend) if sources else None)
         space = _Space(features, labels, len(classes))
         for weight in (_WEIGHTS if several else (0.0, _WEIGHT)) if known.any() else (0.0,):
             likelihood, scale = space.leave_one_out(weight * known)
             score = likelihood * len(labels) + (_TRUST if weight else 0.0)
             if best is None or score > best[0]:
-                best = score, Start(share, weight, scale, space.layer(weight * known, scale), likelihood)
+                best = score, Start(blend, weight, space.layer(weight * known, scale))
     assert best
     return best[1]
+
+
+def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:
+    """What each class is called: by `class_names`, else its label; without any, its label where that is readable."""
+    return readable(classes) if class_names is None else [class_names.get(label, label) for label in classes]
 
 
 def readable(labels: Sequence[str]) -> list[str]:

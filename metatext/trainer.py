@@ -159,7 +159,7 @@ class MetaTrainer:
         bar.close()
         if self.valid_sampler:
             self._set_weights(best)
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and isinstance(self.learner.head, PrototypeHead):
             self.learner.source_classes = remember(self.learner, self.sampler.domains)
         self.learner.loss_scale, self.learner.autocast_dtype = 1.0, None
         summary = dataclasses.asdict(state) | {"seconds": time.time() - started, "validation": self.history}

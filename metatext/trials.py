@@ -6,30 +6,19 @@ import csv
 import dataclasses
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metatext.errors import InputError
 from metatext.files import absolute, new_file, write_text
-from metatext.settings import EpisodeSettings, LearnerSettings, Table, TrainConfig
+from metatext.plot import pyplot, save_figure
+from metatext.settings import Job
 from metatext.space import configure
 
 if TYPE_CHECKING:
     import optuna
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every trial of a search trains, but for the values that it draws."""
-
-    sources: tuple[str, ...]
-    table: Table
-    encoder: str
-    learner: LearnerSettings
-    episodes: EpisodeSettings
-    config: TrainConfig
 
 
 def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -76,7 +65,7 @@ def write_best(study: optuna.Study, job: Job, path: Path) -> None:
     if best is None:
         return
     learner, config = configure(best.params, job.learner, dataclasses.replace(job.config, output=None))
-    words = [["--source", *map(absolute, job.sources)], ["--encoder", absolute(job.encoder)]]
+    words = [["--source", *map(absolute, job.source)], ["--encoder", absolute(job.encoder)]]
     for part in (job.table, job.episodes, learner, config):
         words += options_of(part)
     text = _SCRIPT.format(
@@ -139,16 +128,13 @@ def draw_importances(study: optuna.Study, path: Path) -> None:
         logger.warning("no %s: it takes two completed trials that differ in %s", path.name, objective_of(study))
         return
     try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
+        plt = pyplot()
+    except InputError:
         logger.warning("no %s: matplotlib is not installed, pip install 'metatext[plot]'", path.name)
         return
     shares = get_param_importances(study)
-    figure = Figure(figsize=(6, 0.5 + 0.4 * len(shares)), layout="constrained")
-    axes = figure.subplots()
+    sheet, axes = plt.subplots(figsize=(6, 0.5 + 0.4 * len(shares)), layout="constrained")
     axes.barh(list(shares), list(shares.values()))
     axes.invert_yaxis()
     axes.set_xlabel(f"importance for the validation {objective_of(study)} (PED-ANOVA)")
-    with rc_context({"svg.hashsalt": "metatext"}), new_file(path) as beside:  # equal figures are equal files
-        figure.savefig(beside, format="svg", metadata={"Date": None})
+    save_figure(path, sheet)

@@ -19,12 +19,12 @@ from conftest import make_rows
 
 from metatext import InputError
 from metatext.cli import STYLE, Train, main
-from metatext.settings import EpisodeSettings, LearnerSettings, SearchSettings, Table, TrainConfig
+from metatext.settings import EpisodeSettings, Job, LearnerSettings, SearchSettings, Table, TrainConfig
 
 optuna = pytest.importorskip("optuna")
 
 from metatext.search import search  # noqa: E402
-from metatext.trials import Job, best_of, finished, options_of  # noqa: E402
+from metatext.trials import best_of, finished, options_of  # noqa: E402
 
 EPISODES = EpisodeSettings(ways=2, shots=2, queries=3)
 CONFIG = TrainConfig(meta_steps=2, meta_batch_size=1, eval_every=1, eval_episodes=2, progress=False)
@@ -50,7 +50,7 @@ def make_job(sources: tuple[str, str], tiny_bert: Path, tmp_path: Path) -> Calla
     def make(**changed: Any) -> Job:
         config = CONFIG.__dict__ | {"output": str(tmp_path / "search")}
         config |= {name: changed.pop(name) for name in list(changed) if name in config}
-        values = {"sources": sources, "table": Table(), "encoder": str(tiny_bert), "episodes": EPISODES}
+        values = {"source": sources, "table": Table(), "encoder": str(tiny_bert), "episodes": EPISODES}
         return Job(**values | {"learner": LearnerSettings()} | changed, config=TrainConfig(**config))
 
     return make
@@ -334,7 +334,7 @@ def test_a_search_that_cannot_be_is_refused(
     ("changed", "expected"),
     [
         (
-            {"sources": 1},
+            {"source": 1},
             r"search is a search with sources=a \(48 rows\), b \(48 rows\), sha256 .*, not a \(48 rows\), s",
         ),
         (
@@ -349,8 +349,8 @@ def test_a_study_of_another_search_is_refused(
 ) -> None:
     training, job, storage = fake(), make_job(), f"sqlite:///{tmp_path / 'shared.db'}"
     search(job, settings(1, storage=storage))
-    if "sources" in changed:
-        changed = {"sources": job.sources[:1]}
+    if "source" in changed:
+        changed = {"source": job.source[:1]}
     with pytest.raises(InputError, match=expected):
         search(make_job(**changed), settings(storage=storage))
     elsewhere = make_job(**changed | {"output": str(tmp_path / "elsewhere")})

@@ -15,6 +15,7 @@ from metatext.adapt import adapt
 from metatext.blend import SHARES, blended, remember
 from metatext.errors import InputError
 from metatext.learner import SourceClasses
+from metatext.settings import EvaluateSettings, names_by_label
 from metatext.start import _SCALES, _Space, choose, readable
 from metatext.tasks import Examples
 
@@ -221,3 +222,9 @@ def test_a_blend_needs_the_pretrained_weights(learner: Learner) -> None:
     with pytest.raises(InputError, match=r"blend=0\.5 needs the pretrained weights"):
         adapt(learner, TEXTS, CLASSES * 2, blend=0.5)
     assert adapt(learner, TEXTS, CLASSES * 2).metadata["start"]["blend"] == 1.0
+
+
+def test_names_on_the_command_line_are_pairs() -> None:
+    assert names_by_label(["sports=体育", "a=b=c"]) == {"sports": "体育", "a": "b=c"}
+    with pytest.raises(InputError, match="class_names must be label=name, such as sports=体育, got 'sports'"):
+        EvaluateSettings(class_names=("sports",))
