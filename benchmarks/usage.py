@@ -23,8 +23,8 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 
 # ------------------------------------------------------------------------------------------- C: real lengths
 def lengths(name: str, options: Options) -> Tables:
-    """Real texts: length buckets against one batch, and tokenising once against at every step."""
-    from metatext.tokens import buckets, load_tokenizer
+    """Real texts: texts that share lines against one padded batch, and tokenising once against at every step."""
+    from metatext.tokens import load_tokenizer
 
     shape, steps, tables = SHAPES[name], {"tiny": 5, "minilm": 2}[name], Tables()
     tokenizer = load_tokenizer(DATA / "encoder")
@@ -36,7 +36,7 @@ def lengths(name: str, options: Options) -> Tables:
         base = ours.learner
         methods: dict[str, Method] = {
             "floor, one batch padded to its longest text": _AnyClasses(Floor(base, steps)),
-            "first order, length buckets": ours,
+            "first order, short texts share a line": ours,
             "tokenised every step, padded to 64": _AnyClasses(TokenisedEachStep(base, steps, 64)),
             "tokenised every step, padded to 128": _AnyClasses(TokenisedEachStep(base, steps, 128)),
         }
@@ -44,9 +44,9 @@ def lengths(name: str, options: Options) -> Tables:
         real = sum(len(text) for batch in ids for text in batch)
         cut64 = sum(min(len(text), 64) for batch in ids for text in batch)
         longest = sum(len(batch) * max(map(len, batch)) for batch in ids)
-        cut = sum(len(r) * max(len(batch[i]) for i in r) for batch in ids for r in buckets(batch, 64))
+        shared = sum(b.input_ids.numel() for e in episodes for b, _ in base.batches(e.support).batches)
         count = sum(map(len, ids))
-        padding = [1 - real / longest, 1 - real / cut, 1 - cut64 / (64 * count), 1 - real / (128 * count)]
+        padding = [1 - real / longest, 1 - real / shared, 1 - cut64 / (64 * count), 1 - real / (128 * count)]
         for method in methods.values():
             method.prepare(episodes[0])
             method.run()

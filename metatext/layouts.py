@@ -22,6 +22,7 @@ class Layout:
     dense: str = "classifier.dense"
     activation: str = "tanh"
     output: str = "classifier.out_proj"
+    absolute: bool = True  # a token's position is in its embedding alone, so that texts can share a line
 
 
 _DEBERTA = Layout(
@@ -31,6 +32,7 @@ _DEBERTA = Layout(
     dense="pooler.dense",
     activation="linear",
     output="classifier",
+    absolute=False,
 )
 LAYOUTS = {
     "bert": Layout(dense="bert.pooler.dense", output="classifier"),
@@ -74,5 +76,6 @@ LAYOUTS = {
         dense="head.dense",
         activation="linear",
         output="classifier",
+        absolute=False,
     ),
 }

@@ -22,6 +22,7 @@ from metatext.files import new_folder, write_json
 from metatext.heads import LinearHead, LinearLayer, PrototypeHead
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.inner import Rates
+from metatext.layouts import LAYOUTS
 from metatext.lora import adapter_state, add_adapters, base_state
 from metatext.rates import InnerRates
 from metatext.settings import LearnerSettings
@@ -112,6 +113,7 @@ class Learner(nn.Module):
         self._table_is_tied = len(uses) > 1
         self.parts = split(encoder, int(settings.scope[4:])) if settings.scope.startswith("top:") else None
         self.cached = self.parts is not None or settings.scope == "head"
+        self.packs = LAYOUTS[encoder.config.model_type].absolute and encoder.config._attn_implementation == "sdpa"
         shapes = [encoder.get_parameter(name).shape for name in self.inner_names]
         if self.head_moves:
             shapes += [torch.Size()] * 2  # a task's layer has a rate for its weight and one for its bias
@@ -325,7 +327,7 @@ class Learner(nn.Module):
     def batches(self, examples: Examples) -> LabelledBatches:
         """Tokenised, padded batches of similar length."""
         labels = torch.tensor(examples.labels, device=self.device)
-        batches = self.tokens.batches(examples.texts, self.settings.batch_size, self.device)
+        batches = self.tokens.batches(examples.texts, self.settings.batch_size, self.device, self.packs)
         return LabelledBatches([(batch, labels[batch.rows]) for batch in batches], len(examples))
 
     def features(self, batch: Batch, table: Tensor | None = None) -> Tensor:
@@ -346,6 +348,9 @@ class Learner(nn.Module):
 
     def _states(self, module: Any, batch: Batch, inputs: dict[str, Tensor], table: Tensor | None = None) -> Tensor:
         inputs["attention_mask"] = batch.attention_mask
+        if batch.owner is not None and batch.positions is not None:  # (lines, 1, length, length): of the same text
+            inputs["attention_mask"] = (batch.owner.unsqueeze(2) == batch.owner.unsqueeze(1)).unsqueeze(1)
+            inputs["position_ids"] = batch.positions + _first_position(self.encoder.config)
         enabled = self.autocast_dtype is not None
         # No cache: it would not see that the inner loop has moved the weights.
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled, cache_enabled=False):
@@ -356,7 +361,14 @@ class Learner(nn.Module):
 
     def _pooled(self, states: Tensor, batch: Batch) -> Tensor:
         states = states.to(self.log_inner_lr.dtype)  # (n, length, hidden)
-        if self.settings.pooling == "cls":
+        first = self.settings.pooling == "cls"
+        if batch.owner is not None and batch.positions is not None:
+            texts = torch.arange(len(batch.rows), device=states.device).unsqueeze(1)
+            tokens = batch.owner.flatten() == texts  # (n, tokens): those that count for a text
+            if first:
+                tokens &= batch.positions.flatten() == 0
+            pooled = (tokens.to(states.dtype) / tokens.sum(1, keepdim=True)) @ states.flatten(0, 1)
+        elif first:
             pooled = states[:, 0]
         else:
             mask = batch.attention_mask.unsqueeze(-1).to(states.dtype)
@@ -371,7 +383,7 @@ class Learner(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Normalised vectors of texts, (n, hidden), in their order."""
-        batches = self.tokens.batches(texts, batch_size, self.device)
+        batches = self.tokens.batches(texts, batch_size, self.device, self.packs)
         result = torch.empty(len(texts), self.encoder.config.hidden_size, dtype=self.log_inner_lr.dtype)
         for batch in batches:
             result[batch.rows.cpu()] = self.features(batch).cpu()
@@ -408,10 +420,14 @@ def _group(name: str) -> str:
     return f"layer {layer}" if layer is not None else name.split(".")[0]
 
 
+def _first_position(config: Any) -> int:
+    """Number of a text's first token."""
+    return config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+
+
 def _positions(config: Any) -> int:
     """Longest input that the encoder has positions for."""
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return config.max_position_embeddings - offset
+    return config.max_position_embeddings - _first_position(config)
 
 
 def _merge_settings(saved: dict[str, Any], given: dict[str, Any], name: str | Path) -> LearnerSettings:

@@ -1,4 +1,4 @@
-"""Token ids: each text is tokenised once; batches are padded to their own longest text."""
+"""Token ids: each text is tokenised once; batches have little padding, since short texts share a line or a batch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from torch import Tensor
 
 from metatext.errors import InputError
 
+_WIDE = 1024  # a line of this many tokens costs twice as much a token as a short one
+
 
 class Batch(NamedTuple):
-    """Padded texts: `input_ids` and `attention_mask` are int64 (n, length); `rows` says which texts they are."""
+    """n texts, a text a line; or, with `owner`, several texts to a line, which must not see each other."""
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    rows: Tensor  # (n,) int64, positions in the list of texts that was batched
+    input_ids: Tensor  # (lines, length) int64
+    attention_mask: Tensor  # (lines, length) int64: 1 for a token of a text, 0 for padding
+    rows: Tensor  # (n,) int64: positions of the n texts in the list that was batched
+    owner: Tensor | None = None  # (lines, length) int64: which of the n texts a token belongs to; n for padding
+    positions: Tensor | None = None  # (lines, length) int64: of a token in its text
 
 
 def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
@@ -77,37 +81,90 @@ class TokenCache:
             self._ids.update(zip(new, encoded["input_ids"], strict=True))
         return [self._ids[text] for text in texts]
 
-    def batches(self, texts: Sequence[str], size: int, device: torch.device) -> list[Batch]:
-        """Batches of at most `size` texts of similar length, together all of `texts`."""
+    def batches(self, texts: Sequence[str], size: int, device: torch.device, packed: bool = False) -> list[Batch]:
+        """Batches of at most `size` texts of similar length, together all of `texts`.
+
+        Args:
+            texts: any number.
+            size: most texts of a batch.
+            device: where the batches are put.
+            packed: let short texts share a line where that saves padding; otherwise a batch is cut in two.
+        """
         ids = self.ids(texts)
-        pad = self.tokenizer.pad_token_id
-        return [_pad([ids[i] for i in rows], rows, 0 if pad is None else pad, device) for rows in buckets(ids, size)]
+        pad = self.tokenizer.pad_token_id or 0
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        result = []
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            lengths = [len(ids[i]) for i in rows]
+            if packed:
+                result.append(_batch(ids, rows, lines(lengths), pad))
+            else:
+                k = cut(lengths)
+                parts = [part for part in (rows[:k], rows[k:]) if part]
+                result += [_batch(ids, part, [[i] for i in range(len(part))], pad) for part in parts]
+        return [Batch(*(None if t is None else t.to(device) for t in batch)) for batch in result]
 
 
-def buckets(ids: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Row numbers by length, cut into batches of at most `size`, and once more where that saves much padding.
+def cut(lengths: Sequence[int]) -> int:
+    """Where to cut texts of these rising lengths in two, 0 for nowhere.
 
     A pass over a batch costs its padded tokens plus a little of its own, so a batch is cut in two only if the padded
     tokens fall by an eighth or more.
     """
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    result = []
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        lengths = [len(ids[i]) for i in rows]
-        whole = len(rows) * lengths[-1]
-        cost, cut = min(
-            ((k * lengths[k - 1] + (len(rows) - k) * lengths[-1], k) for k in range(1, len(rows))), default=(whole, 0)
-        )
-        result += [rows[:cut], rows[cut:]] if cost <= 0.875 * whole else [rows]
-    return result
+    whole = len(lengths) * lengths[-1]
+    costs = [k * lengths[k - 1] + (len(lengths) - k) * lengths[-1] for k in range(1, len(lengths))]
+    least = min(costs, default=whole)
+    return costs.index(least) + 1 if least <= 0.875 * whole else 0
 
 
-def _pad(ids: list[list[int]], rows: list[int], pad: int, device: torch.device) -> Batch:
-    longest = max(len(i) for i in ids)
-    input_ids = torch.tensor([i + [pad] * (longest - len(i)) for i in ids])
-    mask = torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in ids])
-    return Batch(input_ids.to(device), mask.to(device), torch.tensor(rows).to(device))
+def lines(lengths: Sequence[int]) -> list[list[int]]:
+    """Which texts of these rising lengths share a line: by first-fit decreasing, in lines of one to four longest texts.
+
+    Attention costs more in longer lines, so that the fewest padded tokens are not always the least.
+    """
+    best = [[i] for i in range(len(lengths))]
+    least = 0.9 * _cost(best, lengths)  # telling texts apart in a line has a cost too
+    for longest in (1, 2, 3, 4):
+        found: list[list[int]] = []
+        room: list[int] = []
+        for i in reversed(range(len(lengths))):
+            line = next((line for line, left in enumerate(room) if left >= lengths[i]), len(found))
+            if line == len(found):
+                found.append([])
+                room.append(longest * lengths[-1])
+            found[line].append(i)
+            room[line] -= lengths[i]
+        if (cost := _cost(found, lengths)) < least:
+            best, least = found, cost
+    return best
+
+
+def _cost(found: list[list[int]], lengths: Sequence[int]) -> float:
+    width = max(sum(lengths[i] for i in line) for line in found)
+    return len(found) * width * (1 + width / _WIDE)
+
+
+def _batch(ids: Sequence[list[int]], rows: list[int], found: list[list[int]], pad: int) -> Batch:
+    """The texts `rows` in lines that count them."""
+    tokens = [[token for i in line for token in ids[rows[i]]] for line in found]
+    shape = len(found), max(map(len, tokens))
+    input_ids, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
+    for row, line in enumerate(tokens):
+        input_ids[row, : len(line)] = torch.tensor(line)
+        mask[row, : len(line)] = 1
+    if len(found) == len(rows):
+        order = torch.tensor([rows[line[0]] for line in found])
+        return Batch(input_ids, mask, order)
+    owner, positions = torch.full(shape, len(rows)), torch.zeros(shape, dtype=torch.long)
+    for row, line in enumerate(found):
+        start = 0
+        for i in line:
+            end = start + len(ids[rows[i]])
+            owner[row, start:end] = i
+            positions[row, start:end] = torch.arange(end - start)
+            start = end
+    return Batch(input_ids, mask, torch.tensor(rows), owner, positions)
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from metatext import Episode, FewShotClassifier, InputError, Learner
 from metatext.maml import adapted
 from metatext.settings import LearnerSettings
 from metatext.tasks import Examples
-from metatext.tokens import TokenCache, buckets, load_tokenizer
+from metatext.tokens import TokenCache, cut, lines, load_tokenizer
 
 TEXTS = [row["text"][: 3 + i] for i, row in enumerate(make_rows(0, 2))]  # twelve, of twelve lengths
 
@@ -341,21 +341,63 @@ def test_texts_are_tokenised_once_and_cut_at_max_length(tiny_bert: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("lengths", "size", "expected"),
+    ("lengths", "expected"),
     [
-        ([3, 3, 3, 10], 4, [[0, 1, 2], [3]]),  # 40 padded tokens become 19
-        ([10, 3, 3, 3], 4, [[1, 2, 3], [0]]),
-        ([9, 10], 4, [[0, 1]]),  # 19 of 20 is no eighth saved
-        ([7, 8], 4, [[0, 1]]),  # 15 of 16 neither
-        ([6, 8], 4, [[0], [1]]),  # 14 of 16 is
-        ([5, 5, 5, 5, 5], 2, [[0, 1], [2, 3], [4]]),
-        ([4, 2, 9, 2], 2, [[1, 3], [0], [2]]),
-        ([4], 8, [[0]]),
-        ([], 8, []),
+        ([3, 3, 3, 10], 3),  # 40 padded tokens become 19
+        ([9, 10], 0),  # 19 of 20 is no eighth saved
+        ([7, 8], 0),  # 15 of 16 neither
+        ([6, 8], 1),  # 14 of 16 is
+        ([4], 0),
     ],
 )
-def test_batches_are_cut_where_that_saves_padding(lengths: list[int], size: int, expected: list[list[int]]) -> None:
-    assert buckets([[0] * length for length in lengths], size) == expected
+def test_batches_are_cut_where_that_saves_padding(lengths: list[int], expected: int) -> None:
+    assert cut(lengths) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([3, 3, 4, 10], [[3], [2, 1, 0]]),  # 20 tokens, none of them padding
+        ([4, 6, 6, 10], [[3, 2, 1, 0]]),  # 26 tokens in one line, 30 in three
+        ([8, 9, 10], [[0], [1], [2]]),  # 3 of 30 are padding: left as they are
+        ([5, 5, 5], [[0], [1], [2]]),
+        ([4], [[0]]),
+    ],
+)
+def test_short_texts_share_a_line(lengths: list[int], expected: list[list[int]]) -> None:
+    assert lines(lengths) == expected
+
+
+def test_every_text_is_in_one_line_whole(tiny_bert: Path) -> None:
+    cache = TokenCache(load_tokenizer(tiny_bert), 30)
+    texts = ["球" * n for n in (1, 2, 28, 3, 2, 9, 14, 1, 50)]
+    batches = cache.batches(texts, 5, torch.device("cpu"), packed=True)
+    assert sorted(torch.cat([batch.rows for batch in batches]).tolist()) == list(range(9))
+    assert any(batch.owner is not None for batch in batches)
+    for batch in batches:
+        for i, row in enumerate(batch.rows.tolist()):
+            of_text = batch.owner == i if batch.owner is not None else torch.zeros_like(batch.input_ids, dtype=torch.bool)
+            if batch.owner is None:
+                of_text[i] = batch.attention_mask[i].bool()
+            assert batch.input_ids[of_text].tolist() == cache.ids([texts[row]])[0]
+            assert of_text.any(1).sum() == 1
+            if batch.positions is not None:
+                assert batch.positions[of_text].tolist() == list(range(int(of_text.sum())))
+        if batch.owner is not None:
+            assert ((batch.owner < len(batch.rows)) == batch.attention_mask.bool()).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_texts_of_one_line_do_not_see_each_other(
+    make_learner: Callable[..., Learner], architecture: str, pooling: str
+) -> None:
+    learner = make_learner(architecture, pooling=pooling)
+    texts = ["球队比赛进球冠军教练联赛", "股票", "银行利率", "汽车", "美食火锅", "机票"]
+    batches = learner.batches(Examples(texts, [0] * 6)).batches
+    assert any(batch.owner is not None for batch, _ in batches) == (architecture not in ("deberta-v2", "modernbert"))
+    alone = torch.cat([learner.encode([text]) for text in texts])
+    torch.testing.assert_close(learner.encode(texts), alone, rtol=1e-10, atol=1e-10)
 
 
 def test_damaged_learners_are_named(tiny_bert: Path, tmp_path: Path) -> None:

@@ -256,7 +256,6 @@ def test_graphs_are_kept_while_they_fit_and_only_of_second_order_steps(
 
     monkeypatch.setattr("metatext.inner.record", counted)
     learner = make(inner_steps=3, second_order_steps=2, kept_graphs="auto", head="linear")
-    monkeypatch.setattr("metatext.tokens.buckets", lambda ids, size: [list(range(len(ids)))])  # one batch a pass
     for free in (10**12, 1):  # with nearly none, one is kept to learn its size, and the other recomputed
         recorded.clear()
         monkeypatch.setattr("metatext.inner._free_memory", lambda device, free=free: free)
@@ -288,6 +287,21 @@ def test_layers_below_the_scope_may_be_computed_once(
     other_loss, anew = meta_gradient(learner, episode)
     torch.testing.assert_close(loss, other_loss, rtol=1e-12, atol=0.0)
     assert relative_error(once, anew) < 1e-12
+
+
+@pytest.mark.parametrize("settings", [{}, {"head": "linear", "pooling": "cls"}, {"scope": "top:1"}], ids=str)
+def test_texts_that_share_a_line_have_the_gradients_of_texts_that_do_not(
+    make: MakeLearner, episode: Episode, settings: dict[str, Any]
+) -> None:
+    learner = make("roberta", second_order_steps=3, **settings)
+    texts = [text * (1 + 3 * (i % 3 == 0)) for i, text in enumerate(episode.support.texts)]
+    uneven = dataclasses.replace(episode, support=Examples(texts, episode.support.labels))
+    assert learner.batches(uneven.support).batches[0][0].owner is not None
+    loss, together = meta_gradient(learner, uneven)
+    learner.packs = False
+    other_loss, apart = meta_gradient(learner, uneven)
+    torch.testing.assert_close(loss, other_loss, rtol=1e-12, atol=0.0)
+    assert relative_error(together, apart) < 1e-12
 
 
 def test_no_layer_is_below_a_scope_of_all_layers(make: MakeLearner, episode: Episode) -> None:
@@ -474,7 +488,6 @@ def test_learner_is_bit_equal_after_an_exception(
         return features(*arguments)
 
     monkeypatch.setattr(learner, "features", failing)
-    monkeypatch.setattr("metatext.tokens.buckets", lambda ids, size: [list(range(len(ids)))])  # one batch a pass
     with pytest.raises(RuntimeError, match="out of memory"):
         run_episode(learner, episode)
     assert calls == nth
