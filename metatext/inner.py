@@ -177,44 +177,49 @@ def add_exact_product(
 
 
 def add_difference_product(
-    into: Gradient, factor: float, task: Task, u: Gradient, here: Gradient | None = None
+    into: Gradient, factor: float, task: Task, u: Gradient, here: Gradient | None = None, rates: Rates | None = None
 ) -> None:
-    """into += factor * H u by a difference of gradients: no graph of a gradient, so fused attention and little memory.
+    """into += factor * H a u by a difference of gradients: no graph of a gradient, so fused attention, little memory.
+
+    The moving tensors go along a u and come back in place, but for rounding; `u` may be part of `into`.
 
     Args:
         into: one entry for each of the task's `everything`.
         factor: of the product.
         task: at theta_k.
         u: one entry a moving tensor.
-        here: the gradient of everything at theta_k, for the one-sided difference (g(theta + e u) - g(theta)) / e;
-            None takes the central one, (g(theta + e u) - g(theta - e u)) / 2e, with e^2 in place of e in its error.
+        here: the gradient of everything at theta_k, for the one-sided difference (g(theta + e a u) - g(theta)) / e;
+            None takes the central one, (g(theta + e a u) - g(theta - e a u)) / 2e, with e^2 in place of e in its error.
+        rates: a, by default 1.
     """
-    pairs = [(t, x) for t, x in zip(task.moving, u, strict=True) if x is not None]
-    if not pairs:
-        return
-    tensors, vectors = (list(column) for column in zip(*pairs, strict=True))
-    norm = float(torch.stack(torch._foreach_norm(vectors)).norm())
+    rates = [1.0] * len(u) if rates is None else rates
+    norm = float(_norm(u, rates))
     if norm == 0.0:
         return
     central = here is None
     # In float32 the least error on a trained encoder: rounding weighs more below, curvature above.
-    central_length, one_sided_length = (1e-5, 1e-7) if vectors[0].dtype == torch.float64 else (3e-3, 1e-3)
-    length = central_length if central else one_sided_length
-    step = length / norm
-    values = [tensor.data for tensor in tensors]
+    central_length, one_sided_length = (1e-5, 1e-7) if task.moving[0].dtype == torch.float64 else (3e-3, 1e-3)
+    step = (central_length if central else one_sided_length) / norm
 
-    def ahead(sign: float) -> Gradient:
-        put_back(tensors, list(torch._foreach_add(values, vectors, alpha=sign * step)))
+    def there() -> Gradient:
         return gradient(task.support, task.everything, task.loss_scale)[1]
 
-    try:
-        add(into, ahead(1.0), factor / (2 * step if central else step))
-        if here is None:
-            add(into, ahead(-1.0), -factor / (2 * step))
-        else:
-            add(into, here, -factor / step)
-    finally:
-        put_back(tensors, values)
+    move(task.moving, u, rates, step)
+    difference = there()
+    if central:
+        move(task.moving, u, rates, -2 * step)
+        add(difference, there(), -1.0)
+    move(task.moving, u, rates, step if central else -step)
+    add(into, difference, factor / (2 * step if central else step))
+    if here is not None:
+        add(into, here, -factor / step)
+
+
+def _norm(u: Gradient, rates: Rates) -> Tensor:
+    """|a u|, 0-d."""
+    pairs = [(x, rate) for x, rate in zip(u, rates, strict=True) if x is not None]
+    norms = [x.norm() * rate if isinstance(rate, float) else (x * rate).norm() for x, rate in pairs]
+    return torch.stack(norms).norm() if norms else torch.zeros(())
 
 
 # --------------------------------------------------------------------------------------------- sums of gradients

@@ -107,8 +107,7 @@ def sweep(
             else:
                 put_back(task.moving, step.values)
             if k >= first:
-                u = _scaled(v[: len(task.moving)], each[k])
-                _subtract_product(v, task, u, step, hvp)
+                _subtract_product(v, task, each[k], step, hvp)
             if weights[k]:
                 value, part = gradient(task.query, everything, task.loss_scale)
                 loss += weights[k] * value
@@ -116,19 +115,17 @@ def sweep(
     return Swept(loss, v, slopes)
 
 
-def _subtract_product(v: Gradient, task: Task, u: Gradient, step: Step, hvp: str) -> None:
-    """v -= H u."""
+def _subtract_product(v: Gradient, task: Task, rates: Rates, step: Step, hvp: str) -> None:
+    """v -= H a v."""
+    moved = v[: len(task.moving)]
     if hvp == "exact":
+        u = [None if g is None else g * rate for g, rate in zip(moved, rates, strict=True)]
         add_exact_product(v, -1.0, task, u, step.graphs)
     elif hvp == "finite-difference":
-        add_difference_product(v, -1.0, task, u)
+        add_difference_product(v, -1.0, task, moved, rates=rates)
     else:
         here = step.gradient if not task.still else gradient(task.support, task.everything, task.loss_scale)[1]
-        add_difference_product(v, -1.0, task, u, here)
-
-
-def _scaled(v: Gradient, rates: Rates) -> Gradient:
-    return [None if g is None else g * rate for g, rate in zip(v, rates, strict=True)]
+        add_difference_product(v, -1.0, task, moved, here, rates)
 
 
 def _rate_gradient(rates: Rates, v: Gradient, g: Gradient) -> Gradient:
