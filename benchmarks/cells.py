@@ -135,6 +135,9 @@ class Ours:
 
     def restore(self) -> None: ...
 
+    def to(self, dtype: torch.dtype) -> None:
+        self.learner.to(dtype)
+
 
 class Floor:
     """The passes alone: SGD in place over ready batches, then the query's gradient; the values come back untimed."""
@@ -165,6 +168,9 @@ class Floor:
     def restore(self) -> None:
         for p, value in zip(self.parameters, self.values, strict=True):
             p.copy_(value)
+
+    def to(self, dtype: torch.dtype) -> None:
+        self.model.to(dtype)
 
 
 class TokenisedEachStep(Floor):
@@ -212,6 +218,8 @@ def scopes(shape: Shape, steps: int) -> dict[str, dict[str, Any]]:
             settings = {"inner_steps": steps, "second_order_steps": second, "kept_graphs": second, "scope": scope}
             result[f"{order}, {scope}"] = settings
             result[f"{order}, {scope}, nothing cached"] = settings | {"cached": False}
+        if scope != "head":
+            result[f"full MAML, {scope}, one-sided difference"] = settings | {"hvp": "one-sided"}
     result["first order"] = {"inner_steps": steps}
     result["first order, LoRA"] = {"inner_steps": steps, "scope": "lora"}
     return result

@@ -14,11 +14,11 @@ INTRO = {
 back outside the timing. "x floor" is the median over the rounds of the ratio within a round.
 
 "agreement" is the relative distance |a - b| / |b| of the meta-gradient from the floor's (first order), from that of the
-graphs-kept row (second order), or from the row without "nothing cached", for an episode of 8 tokens a text. Before
-anything is timed it is checked to be at most 1e-4, and 1e-5 for caching; differences are only shown. In the graphs-kept
-row it is the distance from first order: what is at stake. "nothing cached" runs the lower layers at every step. "moves"
-is the share of the encoder's parameters that the inner loop moves. The peers and the floor are given ready batches;
-metatext starts from texts, whose token ids it remembers.""",
+graphs-kept row (second order), or from the row without "nothing cached", for an episode of 8 tokens a text; for smaller
+scopes in float64. Before anything is timed it is checked to be at most 1e-4, and 1e-5 for caching; differences are only
+shown. In the graphs-kept row it is the distance from first order: what is at stake. "nothing cached" runs the lower
+layers at every step. "moves" is the share of the encoder's parameters that the inner loop moves. The peers and the
+floor are given ready batches; metatext starts from texts, whose token ids it remembers.""",
     "memory": """Peak resident memory of one episode over what is resident before it (the model, torch), in MB; a fresh
 process each, one malloc arena.""",
     "lengths": """Episodes of real texts, first order; the texts are new to metatext in every round. "padding" is the

@@ -93,7 +93,7 @@ def cosine(a: Gradients, b: Gradients) -> float:
 def worker(*words: Any, launcher: tuple[str, ...] = ()) -> Any:
     """The result of `run.py --worker ...` in a fresh process."""
     script = str(Path(__file__).with_name("run.py"))
-    steady = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+    steady = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "1048576"}
     steady["ACCELERATE_USE_CPU"] = "true"  # without it torchrun's processes would not know of each other
     command = [sys.executable, *(launcher or ()), script, "--worker", *map(str, words)]
     done = subprocess.run(command, env=os.environ | steady, capture_output=True, text=True, check=False)

@@ -50,10 +50,15 @@ class Binding:
         self.rows, self.table = learner.used_rows([batch for batch, _ in self.support.batches + queries.batches])
         if self.table is not None:
             self.support, queries = self._renumbered(self.support, queries)
-        self.below = [learner.below(batch, self.table) for batch, _ in self.support.batches] if learner.cached else []
-        second_order = learner.settings.second_order_steps > 0 or learner.settings.algorithm == "imaml"
+        settings, self.lower = learner.settings, list[Tensor]()
+        second_order = settings.second_order_steps > 0 or settings.algorithm == "imaml"
+        recorded = recorded_steps(settings.second_order_steps, settings.hvp, settings.kept_graphs)
+        with torch.set_grad_enabled(bool(recorded) and learner.trained_below and query is not None):
+            below = [learner.below(batch, self.table) for batch, _ in self.support.batches] if learner.cached else []
+        self.below = [hidden.detach() for hidden in below]
         if second_order and learner.trained_below:
             self.below = [hidden.requires_grad_() for hidden in self.below]
+            self.lower = [hidden for hidden in below if hidden.requires_grad]
         first = self._first_features() if layer is None else {}
         self.centroids = self._centroids(first) if layer is None and learner.head.needs_centroids else None
         start = learner.head.start(classes, self.centroids) if layer is None else layer
@@ -91,6 +96,7 @@ class Binding:
         """Lets go of the task's losses, which hold this object, so that its memory is free at once."""
         self.task.support.clear()
         self.task.query.clear()
+        self.lower.clear()
 
     def pull_back(self, v: Gradient) -> dict[str, Tensor]:
         """From the gradient of the task's tensors to that of the meta-parameters that they were made from, by name."""
@@ -156,6 +162,10 @@ class Binding:
         batch, _ = self.support.batches[i]
         return self.learner.above(self.below[i], batch) if self.below else self.learner.features(batch, self.table)
 
+    def _lower(self, i: int) -> Tensor:
+        """The output below the scope for the i-th batch of the support, with its graph: kept, or made anew."""
+        return self.lower[i] if self.lower else self.learner.below(self.support.batches[i][0], self.table)
+
     def _first_features(self) -> dict[int, Tensor]:
         """At theta_0, for the centroids; with their graph, where the first inner step can use it too."""
         learner, count = self.learner, len(self.support.batches)
@@ -203,7 +213,7 @@ class Binding:
         wanted = [named[name] for name in parts]
         for i, (batch, labels) in enumerate(self.support.batches):
             with torch.enable_grad():
-                hidden = learner.below(batch, self.table) if self.below else None
+                hidden = self._lower(i) if self.below else None
                 features = learner.features(batch, self.table) if hidden is None else learner.above(hidden, batch)
             pairs = [] if per_text is None else [(features, per_text[labels] * learner.loss_scale)]
             if hidden is not None and (v := below[i]) is not None:

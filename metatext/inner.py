@@ -52,6 +52,7 @@ class Step(NamedTuple):
     gradient: Gradient  # g_k of the moving tensors, or what an inner optimiser made of it
     values: list[Tensor] | None = None  # theta_k, where the step's graph is kept
     graphs: list[Gradient] | None = None  # g_k with its graph, one a part of the loss
+    still: Gradient | None = None  # the support loss's gradient of the still tensors, where it was asked for
 
 
 class Swept(NamedTuple):
@@ -81,6 +82,7 @@ def inner_loop(
     kept_graphs: int = 0,
     *,
     if_it_fits: bool = False,
+    still: bool = False,
     adam: bool = False,
     proximal: float = 0.0,
     home: list[Tensor] | None = None,
@@ -92,10 +94,12 @@ def inner_loop(
         rates: a_k for each moving tensor, for each step.
         kept_graphs: keep the graph of g_k in this many of the last steps.
         if_it_fits: keep no more graphs than half of the memory that is free now holds.
+        still: give each step's gradient of the still tensors too.
         adam: take Adam's direction in place of g_k (no graphs).
         proximal: lambda, which adds lambda (theta_k - home) to g_k.
         home: theta_0, for the proximal term.
     """
+    wanted, moved = task.everything if still else task.moving, len(task.moving)
     room, optimizer = _Room(task, len(rates) - kept_graphs, if_it_fits), Adam() if adam else None
     for k, step_rates in enumerate(rates):
         if room.for_step(k):
@@ -103,7 +107,8 @@ def inner_loop(
             values = _leave(task.moving)  # the graphs go on reading theta_k
             step = Step(_detached_sum(graphs, task.loss_scale), values, graphs)
         else:
-            step = Step(gradient(task.support, task.moving, task.loss_scale)[1])
+            found = gradient(task.support, wanted, task.loss_scale)[1]
+            step = Step(found[:moved], still=found[moved:])
         if home is not None:
             add(step.gradient, torch._foreach_sub([tensor.data for tensor in task.moving], home), proximal)
         if optimizer:

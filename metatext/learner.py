@@ -304,7 +304,10 @@ class Learner(nn.Module):
         The padding token stays where it was, as encoders count positions by it. None for a table that is frozen, tied
         to another parameter, or too small for that.
         """
-        ids = torch.cat([batch.input_ids.flatten() for batch in batches]).unique()
+        used = torch.zeros(len(self.table), dtype=torch.bool, device=self.table.device)
+        for batch in batches:
+            used[batch.input_ids] = True
+        ids = used.nonzero().squeeze(1)
         pad = self.padding_row
         if not self.table.requires_grad or self._table_is_tied or (pad is not None and pad >= len(ids)):
             return ids, None

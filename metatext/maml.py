@@ -89,7 +89,8 @@ def sweep(
     back_to = 0 if rate_gradients else min([first, *(k for k, w in enumerate(weights) if w)])
     with elsewhere(task.moving):
         steps: list[Step] = []
-        for k, step in enumerate(inner_loop(task, each, kept, if_it_fits=kept_graphs == "auto", adam=adam)):
+        still, fits = hvp == "one-sided" and second_order_steps > 0, kept_graphs == "auto"
+        for k, step in enumerate(inner_loop(task, each, kept, if_it_fits=fits, still=still, adam=adam)):
             steps.append(step if k >= back_to else Step([]))
         loss, v = gradient(task.query, everything, task.loss_scale)  # v_K
         if query_weights is not None:
@@ -124,8 +125,7 @@ def _subtract_product(v: Gradient, task: Task, rates: Rates, step: Step, hvp: st
     elif hvp == "finite-difference":
         add_difference_product(v, -1.0, task, moved, rates=rates)
     else:
-        here = step.gradient if not task.still else gradient(task.support, task.everything, task.loss_scale)[1]
-        add_difference_product(v, -1.0, task, moved, here, rates)
+        add_difference_product(v, -1.0, task, moved, [*step.gradient, *(step.still or [])], rates)
 
 
 def _rate_gradient(rates: Rates, v: Gradient, g: Gradient) -> Gradient:

@@ -98,12 +98,12 @@ class TokenCache:
             rows = order[start : start + size]
             lengths = [len(ids[i]) for i in rows]
             if packed:
-                result.append(_batch(ids, rows, lines(lengths), pad))
+                result.append(_batch(ids, rows, lines(lengths), pad, device))
             else:
                 k = cut(lengths)
                 parts = [part for part in (rows[:k], rows[k:]) if part]
-                result += [_batch(ids, part, [[i] for i in range(len(part))], pad) for part in parts]
-        return [Batch(*(None if t is None else t.to(device) for t in batch)) for batch in result]
+                result += [_batch(ids, part, [[i] for i in range(len(part))], pad, device) for part in parts]
+        return result
 
 
 def cut(lengths: Sequence[int]) -> int:
@@ -145,8 +145,8 @@ def _cost(found: list[list[int]], lengths: Sequence[int]) -> float:
     return len(found) * width * (1 + width / _WIDE)
 
 
-def _batch(ids: Sequence[list[int]], rows: list[int], found: list[list[int]], pad: int) -> Batch:
-    """The texts `rows` in lines that count them."""
+def _batch(ids: Sequence[list[int]], rows: list[int], found: list[list[int]], pad: int, device: torch.device) -> Batch:
+    """The texts `rows`, in lines that count them."""
     tokens = [[token for i in line for token in ids[rows[i]]] for line in found]
     shape = len(found), max(map(len, tokens))
     input_ids, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
@@ -155,7 +155,7 @@ def _batch(ids: Sequence[list[int]], rows: list[int], found: list[list[int]], pa
         mask[row, : len(line)] = 1
     if len(found) == len(rows):
         order = torch.tensor([rows[line[0]] for line in found])
-        return Batch(input_ids, mask, order)
+        return Batch(input_ids.to(device), mask.to(device), order.to(device))
     owner, positions = torch.full(shape, len(rows)), torch.zeros(shape, dtype=torch.long)
     for row, line in enumerate(found):
         start = 0
@@ -164,7 +164,8 @@ def _batch(ids: Sequence[list[int]], rows: list[int], found: list[list[int]], pa
             owner[row, start:end] = i
             positions[row, start:end] = torch.arange(end - start)
             start = end
-    return Batch(input_ids, mask, torch.tensor(rows), owner, positions)
+    every = (input_ids, mask, torch.tensor(rows), owner, positions)
+    return Batch(*(tensor.to(device) for tensor in every))
 
 
 def _first_line(error: BaseException) -> str:
