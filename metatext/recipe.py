@@ -8,14 +8,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes
 
+from metatext.checkpoints import has_checkpoint
 from metatext.cli import STYLE, run_command
 from metatext.errors import InputError
 from metatext.files import write_json
+from metatext.hub import METADATA
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 class Recipe:
     """The configuration of one domain pair; every field is an option of the recipe's command line.
 
-    Trains first-order and full MAML, each in a folder of its own in the output, then evaluates all methods. Learners
-    that are finished in the output folder are used again; after an interruption, repeat the command with --resume.
+    Trains learners, each in a folder of its own in the output, then evaluates all methods. Learners that are finished
+    in the output folder are used again; after an interruption, repeat the command with --resume.
     """
 
     source: tuple[str, ...]
@@ -38,6 +40,10 @@ class Recipe:
     """Pretrained encoder: a Hub id or a folder."""
     data_dir: str
     """Folder where names are looked up: NAME.jsonl, or NAME.train.jsonl with NAME.test.jsonl beside it."""
+    orders: tuple[Literal["first-order", "full"], ...] = ("first-order", "full")
+    """Learners to train: first-order MAML, full MAML, or both."""
+    target_classes: tuple[str, ...] = ()
+    """Classes of the target to evaluate on, by default all; a source of the same file is trained on its others."""
     clean: tuple[str, ...] = ("weibo",)
     """What to clean from the target's texts (see metatext adapt --help)."""
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
@@ -50,41 +56,48 @@ class Recipe:
         from accelerate import PartialState
 
         from metatext import pipeline
-        from metatext.domains import Domain
 
         if not self.config.output:
             raise InputError("name a folder for the recipe: --output runs/name")
         output = Path(self.config.output)
-        sources = [Domain.from_file(self._file(name, "train")) for name in self.source]
+        places = {name: output / f"{_stem(name)}.json" for name in self.target}
+        if len(set(places.values())) < len(places):
+            raise InputError("two targets have the same name, and so would their tables: evaluate one at a time")
+        sources = [self._source(name) for name in self.source]
         targets = {name: self._target(name) for name in self.target}
-        runs = [self._train(output / "first-order", sources, 0)]
-        runs.append(self._train(output / "full", sources, self.learner.inner_steps))
+        second_order_steps = {"first-order": 0, "full": self.learner.inner_steps}
+        runs = [self._train(output / order, sources, second_order_steps[order]) for order in self.orders]
         if not PartialState().is_main_process:
             return
         settings = dataclasses.replace(self.evaluate, joint=self.evaluate.joint or str(output / "joint"))
         for name, (target, test) in targets.items():
-            place = output / Path(name).name
-            result = pipeline.evaluate(runs, target, sources, settings, test, place.with_suffix(".json"))
+            _check_table(places[name], settings)
+            result = pipeline.evaluate(runs, target, sources, settings, test, places[name])
             print(f"\n{target.name}: {len(target.classes)} classes, {settings.draws} draws, accuracy / macro-F1 in %\n")
             print("\n\n".join([result["table"], *result["differences"]]), flush=True)
 
     def _train(self, folder: Path, sources: Sequence[Domain], second_order_steps: int) -> str:
         """Trains one learner, unless the folder holds it already."""
         from metatext.pipeline import train
+        from metatext.trainer import describe
 
         learner = dataclasses.replace(self.learner, second_order_steps=second_order_steps)
-        again = self.config.resume and not (folder / "checkpoints").exists()
+        again = self.config.resume and not has_checkpoint(folder)
         config = dataclasses.replace(self.config, output=str(folder), resume=self.config.resume and not again)
-        asked = {"encoder": self.encoder, "sources": [len(domain) for domain in sources]}
+        asked = {"encoder": self.encoder, "sources": describe(sources)}
         asked |= {k: v for part in (learner, self.episodes, config) for k, v in dataclasses.asdict(part).items()}
         for how in ("resume", "overwrite", "progress", "output"):
             asked.pop(how)
         asked = json.loads(json.dumps(asked))
         note = folder / "recipe.json"
-        if (folder / "metatext.json").exists() and not config.overwrite:
-            if json.loads(note.read_text(encoding="utf-8")) == asked:
+        if (folder / METADATA).exists() and not config.overwrite:
+            before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+            other = [name for name in asked if before.get(name) != asked[name]]
+            if not other:
                 return str(folder)
-            raise FileExistsError(f"{folder} holds a learner of other options: pass --overwrite, or another --output")
+            raise FileExistsError(
+                f"{folder} holds a learner of other options ({', '.join(other)}): pass --overwrite, or another --output"
+            )
         train(sources, self.encoder, learner, self.episodes, config)
         write_json(note, asked)
         return str(folder)
@@ -97,19 +110,49 @@ class Recipe:
                 return place
         raise FileNotFoundError(f"no file for {name!r}: looked for {', '.join(map(str, places))}")
 
+    def _source(self, name: str) -> Domain:
+        """A source, without the classes that are a target's."""
+        from metatext.domains import Domain
+
+        domain = Domain.from_file(self._file(name, "train"))
+        targets = [self._file(target, "train").resolve() for target in self.target]
+        if not self.target_classes or self._file(name, "train").resolve() not in targets:
+            return domain
+        return domain.restrict(c for c in domain.classes if c not in self.target_classes)
+
     def _target(self, name: str) -> tuple[Domain, Domain | None]:
         """The target and, where its folder has one, its test split."""
         from metatext.domains import Domain
 
         domain = Domain.from_file(self._file(name, "train"), name=Path(name).name, clean=self.clean or None)
-        test = Path(self.data_dir) / f"{name}.test.jsonl"
+        wanted = self.target_classes or domain.classes
+        place = Path(self.data_dir) / f"{name}.test.jsonl"
         if self.evaluate.test:
             if len(self.target) > 1:
                 raise InputError("--evaluate.test is the test file of one target, but --target names several")
-            test = Path(self.evaluate.test)
-        elif not test.is_file():
-            return domain, None
-        return domain, Domain.from_file(test, clean=self.clean or None)
+            place = Path(self.evaluate.test)
+        elif not place.is_file():
+            return domain.restrict(wanted), None
+        test = Domain.from_file(place, clean=self.clean or None)
+        return domain.restrict(wanted), test.restrict(self.target_classes) if self.target_classes else test
+
+
+def _stem(name: str) -> str:
+    """A file's name without its type; the dots of NAME.train_classes stay."""
+    return Path(name).stem if Path(name).is_file() else Path(name).name
+
+
+def _check_table(place: Path, settings: EvaluateSettings) -> None:
+    """Refuses to replace a table of other settings.
+
+    Raises:
+        FileExistsError: naming the table.
+    """
+    if place.exists():
+        before, now = json.loads(place.read_text(encoding="utf-8"))["settings"], dataclasses.asdict(settings)
+        other = [name for name, value in json.loads(json.dumps(now)).items() if before.get(name) != value]
+        if other:
+            raise FileExistsError(f"{place} is a table of other options ({', '.join(other)}): move it away first")
 
 
 def main(default: Recipe, description: str | None = None) -> None:

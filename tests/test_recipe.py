@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,14 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import SHARED
 
+from metatext.recipe import Recipe
 from metatext.settings import Table
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def run_recipe(*options: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "recipes/news_to_weibo.py", "--no-progress", *options]
+def run_recipe(*options: str, name: str = "news_to_weibo") -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, f"recipes/{name}.py", "--no-progress", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=600)
 
@@ -48,10 +51,51 @@ def test_recipe_trains_evaluates_and_uses_finished_learners_again(tmp_path: Path
 
     trained = (output / "full" / "model.safetensors").stat().st_mtime_ns
     again = run_recipe(*options, "--evaluate.methods", "majority", "maml")
+    assert again.returncode == 2 and "is a table of other options (methods): move it away" in again.stderr
+    (output / "weibo_topics.json").unlink()
+    again = run_recipe(*options, "--evaluate.methods", "majority", "maml")
     assert again.returncode == 0, again.stderr[-2000:]
     assert (output / "full" / "model.safetensors").stat().st_mtime_ns == trained
     other = run_recipe(*options, "--inner-lr", "0.5")
-    assert other.returncode == 2 and "holds a learner of other options" in other.stderr, other.stderr[-2000:]
+    assert other.returncode == 2 and "holds a learner of other options (inner_lr)" in other.stderr, other.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "target", "classes"),
+    [
+        ("huffpost_fewshot", "huffpost.test_classes", 16),
+        ("reuters_fewshot", "reuters.test_classes", 11),
+        ("headlines_to_tweets", "tweets_emotion", 4),
+        ("banking_intents", "banking77", 38),
+    ],
+)
+def test_recipes_run_on_real_text(tmp_path: Path, name: str, target: str, classes: int) -> None:
+    options = ["--data-dir", str(SHARED / "data"), "--encoder", "data/encoder", "--output", str(tmp_path / "runs")]
+    options += ["--meta-steps", "1", "--meta-batch-size", "1", "--eval-episodes", "1", "--max-length", "16"]
+    options += ["--evaluate.shots", "1", "--evaluate.draws", "2", "--evaluate.test-size", "20"]
+    options += ["--evaluate.methods", "centroid", "maml", "--target", f"en/{target}"]
+    done = run_recipe(*options, name=name)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "runs" / f"{target}.json").read_text(encoding="utf-8"))
+    assert len(found["classes"]) == classes
+    assert [row["method"] for row in found["rows"]] == ["frozen encoder + nearest centroid", "prototypical network"]
+
+
+def test_classes_of_the_target_are_taken_out_of_a_source_of_the_same_name(tmp_path: Path) -> None:
+    rows = [{"text": f"{label} {i}", "label": label} for label in "abcd" for i in range(3)]
+    for split in ("train", "test"):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"bank.{split}.jsonl").write_text(lines, encoding="utf-8")
+    recipe = Recipe(("bank",), ("bank",), "encoder", str(tmp_path), target_classes=("b", "d"))
+    target, test = recipe._target("bank")
+    assert recipe._source("bank").classes == ["a", "c"]
+    assert target.classes == ["b", "d"] and test and test.classes == ["b", "d"]
+    same = dataclasses.replace(recipe, source=(str(tmp_path / "bank.train.jsonl"),))
+    assert same._source(same.source[0]).classes == ["a", "c"]
+    whole = dataclasses.replace(recipe, target_classes=())
+    assert whole._source("bank").classes == whole._target("bank")[0].classes == ["a", "b", "c", "d"]
 
 
 def test_sources_on_the_hub_are_named_with_a_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
