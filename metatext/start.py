@@ -3,7 +3,8 @@
 A class's prototype is the sum of its texts' directions from the support's centre, and of `weight` times the direction
 of what was known of the class before: its name and, where a source domain has a class of the same name, that class.
 Blend, weight and the logits' scale are those with the largest likelihood of each support text under prototypes made
-without it (leave-one-out).
+without it (leave-one-out). With one text a class, that likelihood says too little of the blend, and of what was known
+only whether it fits these classes better than a permutation of it would.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from metatext.learner import Learner
 from metatext.tasks import Examples
 
 _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
-_WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts, so that leaving one out says too little
+_WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts
+_CHANCE = 0.3  # of the permutations, most that may fit as well: names that say something nearly always pass
 _TRUST = 1.0  # nats in favour of what was known before
 _SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0])
 
@@ -69,7 +71,13 @@ def choose(
             features = learner.encode(support.texts).float()
             known = _known(learner, classes, names, SHARES.index(blend) if sources else None)
         space = _Space(features, labels, len(classes))
-        for weight in (_WEIGHTS if several else (0.0, _WEIGHT)) if known.any() else (0.0,):
+        if not known.any():
+            weights: tuple[float, ...] = (0.0,)
+        elif several:
+            weights = _WEIGHTS
+        else:
+            weights = (_WEIGHT if space.chance(_WEIGHT * known) < _CHANCE else 0.0,)
+        for weight in weights:
             likelihood, scale = space.leave_one_out(weight * known)
             score = likelihood * len(labels) + (_TRUST if weight else 0.0)
             if best is None or score > best[0]:
@@ -79,8 +87,9 @@ def choose(
 
 
 def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:
-    """What each class is called: by `class_names`, else its label; without any, its label where that is readable."""
-    return readable(classes) if class_names is None else [class_names.get(label, label) for label in classes]
+    """What each class is called: by `class_names`, else its label where that is readable."""
+    own = dict(zip(classes, readable(classes), strict=True))
+    return [(class_names or {}).get(label, own[label]) for label in classes]
 
 
 def readable(labels: Sequence[str]) -> list[str]:
@@ -138,6 +147,13 @@ class _Space:
         logs[:, alone] = -torch.tensor(float(self.ways)).log()  # nothing is known of a class without its only text
         best = int(logs.mean(1).argmax())
         return float(logs.mean(1)[best]), float(_SCALES[best])
+
+    def chance(self, known: Tensor, permutations: int = 100) -> float:
+        """The share of random permutations of what is known of the classes that explains the texts as well."""
+        generator, own = torch.Generator().manual_seed(0), self.leave_one_out(known)[0]
+        orders = [torch.randperm(self.ways, generator=generator) for _ in range(permutations)]
+        others = [order for order in orders if (order != torch.arange(self.ways)).any()]
+        return sum(self.leave_one_out(known[order])[0] >= own for order in others) / max(1, len(others))
 
     def layer(self, known: Tensor, scale: float) -> LinearLayer:
         """Cosine prototypes as a linear layer on features; the features' distance from the centre is taken as equal."""

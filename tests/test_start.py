@@ -16,7 +16,7 @@ from metatext.blend import SHARES, blended, remember
 from metatext.errors import InputError
 from metatext.learner import SourceClasses
 from metatext.settings import EvaluateSettings, names_by_label
-from metatext.start import _SCALES, _Space, choose, readable
+from metatext.start import _SCALES, _Space, called, choose, readable
 from metatext.tasks import Examples
 
 TEXTS = ["球队比赛进球", "股票基金银行", "汽车轿车试驾", "冠军教练联赛", "利率投资市场", "油耗车展驾驶"]
@@ -160,6 +160,20 @@ def test_names_and_source_classes_count_like_texts(learner: Learner) -> None:
     assert without and without.weight == 0
 
 
+def test_with_one_text_a_class_names_must_fit_better_than_their_permutations(learner: Learner) -> None:
+    one = Examples(TEXTS[:3], [0, 1, 2])
+    right = [TEXTS[3], TEXTS[4], TEXTS[5]]
+    weights = [choose(learner, one, CLASSES, names) for names in (right, [right[1], right[2], right[0]])]
+    assert [start.weight for start in weights if start] == [2.0, 0.0]
+    generator = torch.Generator().manual_seed(0)
+    chances = []
+    for _ in range(200):  # names that have nothing to do with the texts
+        features, known = torch.randn(5, 16, generator=generator), torch.randn(5, 16, generator=generator)
+        chances.append(_Space(features, torch.arange(5), 5).chance(known, 30))
+    assert np.mean(chances) == pytest.approx(0.5, abs=0.06)
+    assert np.mean(np.array(chances) < 0.3) == pytest.approx(0.3, abs=0.1)
+
+
 def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
     prototypes = torch.zeros(len(SHARES), 3, 32)
     prototypes[SHARES.index(0.75)] = torch.eye(3, 32)
@@ -195,6 +209,7 @@ def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> 
         expected = start.layer.logits(learner.encode(TEXTS)).softmax(1)
     np.testing.assert_allclose(fitted.predict_proba(TEXTS), expected.numpy(), atol=1e-4)
     assert fitted.adapted_.metadata["start"] == {"blend": start.share, "names_weight": start.weight}
+    assert fitted.adapted_.metadata["inner_steps"] == 0
 
 
 def test_class_names_change_what_is_learned(learner: Learner) -> None:
@@ -217,8 +232,22 @@ def test_impossible_wishes_are_refused(learner: Learner, options: dict, message:
         adapt(learner, TEXTS, CLASSES * 2, **options)
 
 
+def test_a_learned_head_takes_no_start(tiny_bert: Path) -> None:
+    learner = Learner.from_pretrained(tiny_bert, head="linear", classes=CLASSES)
+    for wish in ({"blend": 0.5}, {"class_names": {"a": "球"}}):
+        with pytest.raises(InputError, match=f"{next(iter(wish))} is for learners with a prototype head"):
+            adapt(learner, TEXTS, CLASSES * 2, **wish)
+
+
+def test_a_label_without_a_name_keeps_what_it_says() -> None:
+    assert called(["1", "2"], {"1": "体育"}) == ["体育", ""]
+    assert called(["sport", "tech"], {"sport": "体育"}) == ["体育", "tech"]
+
+
 def test_a_blend_needs_the_pretrained_weights(learner: Learner) -> None:
     learner.pretrained = None
+    with pytest.raises(InputError, match=r"blend=0\.25 needs the pretrained weights"), blended(learner, 0.25):
+        pass
     with pytest.raises(InputError, match=r"blend=0\.5 needs the pretrained weights"):
         adapt(learner, TEXTS, CLASSES * 2, blend=0.5)
     assert adapt(learner, TEXTS, CLASSES * 2).metadata["start"]["blend"] == 1.0
