@@ -217,9 +217,9 @@ def scopes(shape: Shape, steps: int) -> dict[str, dict[str, Any]]:
         for order, second in (("first order", 0), ("full MAML", steps)):
             settings = {"inner_steps": steps, "second_order_steps": second, "kept_graphs": second, "scope": scope}
             result[f"{order}, {scope}"] = settings
+            if second and scope != "head":
+                result[f"{order}, {scope}, one-sided difference"] = settings | {"hvp": "one-sided"}
             result[f"{order}, {scope}, nothing cached"] = settings | {"cached": False}
-        if scope != "head":
-            result[f"full MAML, {scope}, one-sided difference"] = settings | {"hvp": "one-sided"}
     result["first order"] = {"inner_steps": steps}
     result["first order, LoRA"] = {"inner_steps": steps, "scope": "lora"}
     return result

@@ -21,7 +21,7 @@ from metatext import Episode
 Gradients = dict[str, Tensor]
 """A meta-gradient by parameter name."""
 Method = Any
-"""An object with `prepare(episode)`, `run()` (the part that is timed) and `restore()`."""
+"""An object with `prepare(episode)`, `run()` (the part that is timed), `restore()` and `to(dtype)`."""
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 """Caption -> rows; all rows of a table have the same columns."""
@@ -90,13 +90,14 @@ def cosine(a: Gradients, b: Gradients) -> float:
 
 
 # ------------------------------------------------------------------------------------------- a process of its own
-def worker(*words: Any, launcher: tuple[str, ...] = ()) -> Any:
+def worker(*words: Any, launcher: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> Any:
     """The result of `run.py --worker ...` in a fresh process."""
     script = str(Path(__file__).with_name("run.py"))
-    steady = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-    steady["ACCELERATE_USE_CPU"] = "true"  # without it torchrun's processes would not know of each other
+    own = {"ACCELERATE_USE_CPU": "true"}  # without it torchrun's processes would not know of each other
     command = [sys.executable, *(launcher or ()), script, "--worker", *map(str, words)]
-    done = subprocess.run(command, env=os.environ | steady, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | own | (environment or {}), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
