@@ -29,6 +29,8 @@ _TABLE, _WEIGHT, _BIAS, _BELOW = "table", "layer.weight", "layer.bias", "below."
 class Binding:
     """A support set, and the query set if there is one, bound to the learner's parameters.
 
+    `order` is how many of the last inner steps the meta-gradient goes through; None: there will be none.
+
     Attributes:
         task: the losses and tensors, at theta_0.
         layer: the task's head; its tensors are moved in place.
@@ -43,6 +45,7 @@ class Binding:
         classes: Sequence[str],
         query: Examples | None = None,
         layer: LinearLayer | None = None,
+        order: int | None = None,
     ) -> None:
         self.learner, self.classes, self.hits = learner, classes, list[Tensor]()
         self.support = learner.batches(support)
@@ -51,12 +54,11 @@ class Binding:
         if self.table is not None:
             self.support, queries = self._renumbered(self.support, queries)
         settings, self.lower = learner.settings, list[Tensor]()
-        second_order = settings.second_order_steps > 0 or settings.algorithm == "imaml"
-        recorded = recorded_steps(settings.second_order_steps, settings.hvp, settings.kept_graphs)
-        with torch.set_grad_enabled(bool(recorded) and learner.trained_below and query is not None):
+        self.recorded = recorded_steps(order or 0, settings.hvp, settings.kept_graphs)
+        with torch.set_grad_enabled(self.recorded > 0 and learner.trained_below):
             below = [learner.below(batch, self.table) for batch, _ in self.support.batches] if learner.cached else []
         self.below = [hidden.detach() for hidden in below]
-        if second_order and learner.trained_below:
+        if order is not None and (order or settings.algorithm == "imaml") and learner.trained_below:
             self.below = [hidden.requires_grad_() for hidden in self.below]
             self.lower = [hidden for hidden in below if hidden.requires_grad]
         first = self._first_features() if layer is None else {}
@@ -171,9 +173,9 @@ class Binding:
         learner, count = self.learner, len(self.support.batches)
         if not learner.head.needs_centroids:
             return {}
-        settings = learner.settings
-        recorded = recorded_steps(settings.second_order_steps, settings.hvp, settings.kept_graphs)
-        shared = settings.inner_steps > recorded  # the first step's graph is not one to differentiate again
+        shared = (
+            learner.settings.inner_steps > self.recorded
+        )  # the first step's graph is not one to differentiate again
         with torch.set_grad_enabled(shared and count <= 2):  # more batches' graphs at once could be too much
             return {i: self._features(i) for i in range(count)}
 

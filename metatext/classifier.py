@@ -38,7 +38,8 @@ def check_supported(config: Any, name: str) -> None:
     Raises:
         InputError: naming the architecture, why, and which are supported.
     """
-    if config.model_type in LAYOUTS and (config.model_type != "albert" or config.inner_group_num == 1):
+    known = config.model_type in LAYOUTS and not getattr(config, "is_decoder", False)
+    if known and (config.model_type != "albert" or config.inner_group_num == 1):
         return
     why = (
         "it is a decoder or an encoder-decoder, whose classifier reads the last token"

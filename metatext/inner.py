@@ -82,7 +82,7 @@ def inner_loop(
     kept_graphs: int = 0,
     *,
     if_it_fits: bool = False,
-    still: bool = False,
+    still: int = 0,
     adam: bool = False,
     proximal: float = 0.0,
     home: list[Tensor] | None = None,
@@ -94,12 +94,12 @@ def inner_loop(
         rates: a_k for each moving tensor, for each step.
         kept_graphs: keep the graph of g_k in this many of the last steps.
         if_it_fits: keep no more graphs than half of the memory that is free now holds.
-        still: give each step's gradient of the still tensors too.
+        still: give the gradient of the still tensors too in this many of the last steps.
         adam: take Adam's direction in place of g_k (no graphs).
         proximal: lambda, which adds lambda (theta_k - home) to g_k.
         home: theta_0, for the proximal term.
     """
-    wanted, moved = task.everything if still else task.moving, len(task.moving)
+    moved = len(task.moving)
     room, optimizer = _Room(task, len(rates) - kept_graphs, if_it_fits), Adam() if adam else None
     for k, step_rates in enumerate(rates):
         if room.for_step(k):
@@ -107,8 +107,9 @@ def inner_loop(
             values = _leave(task.moving)  # the graphs go on reading theta_k
             step = Step(_detached_sum(graphs, task.loss_scale), values, graphs)
         else:
+            wanted = task.everything if k >= len(rates) - still else task.moving
             found = gradient(task.support, wanted, task.loss_scale)[1]
-            step = Step(found[:moved], still=found[moved:])
+            step = Step(found[:moved], still=found[moved:] or None)
         if home is not None:
             add(step.gradient, torch._foreach_sub([tensor.data for tensor in task.moving], home), proximal)
         if optimizer:
@@ -117,15 +118,15 @@ def inner_loop(
         yield step
 
 
-def move(tensors: list[Tensor], direction: Gradient, rates: Rates, sign: float) -> None:
-    """tensors += sign * rates * direction, in place; equal rates in a row go together."""
+def move(tensors: list[Tensor], direction: Gradient, rates: Rates, factor: float) -> None:
+    """tensors += factor * rates * direction, in place; equal rates in a row go together."""
     triples = [(r, t.data, g) for r, t, g in zip(rates, tensors, direction, strict=True) if g is not None]
     for rate, run in groupby(triples, key=lambda triple: triple[0] if isinstance(triple[0], float) else None):
         each, values, steps = (list(column) for column in zip(*run, strict=True))
         if rate is None:
-            torch._foreach_addcmul_(values, steps, each, value=sign)
+            torch._foreach_addcmul_(values, steps, each, value=factor)
         else:
-            torch._foreach_add_(values, steps, alpha=sign * rate)
+            torch._foreach_add_(values, steps, alpha=factor * rate)
 
 
 @contextmanager
@@ -213,11 +214,9 @@ def add_difference_product(
     difference = there()
     if central:
         move(task.moving, u, rates, -2 * step)
-        add(difference, there(), -1.0)
+    add(difference, there() if here is None else here, -1.0)  # of like sizes: nearly exact
     move(task.moving, u, rates, step if central else -step)
     add(into, difference, factor / (2 * step if central else step))
-    if here is not None:
-        add(into, here, -factor / step)
 
 
 def _norm(u: Gradient, rates: Rates) -> Tensor:

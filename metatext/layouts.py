@@ -1,4 +1,4 @@
-"""Where each supported architecture of transformers keeps its parts."""
+"""Where each supported architecture of transformers keeps its parts, and what its layers allow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """Where an architecture keeps its parts: module paths inside the base model, a layer, the classifier."""
+    """Where an architecture keeps its parts: module paths inside the base model, a layer, the classifier.
+
+    absolute: a token's position is in its embedding alone, so that texts can share a line of a batch.
+    separable: a layer asks for nothing but the output of the layer below, and has its parameters for itself (not so
+        DeBERTa's convolution, ModernBERT's alternating attention, ALBERT's shared layers).
+    """
 
     layers: str = "encoder.layer"
     depth: str = "num_hidden_layers"
@@ -22,7 +27,8 @@ class Layout:
     dense: str = "classifier.dense"
     activation: str = "tanh"
     output: str = "classifier.out_proj"
-    absolute: bool = True  # a token's position is in its embedding alone, so that texts can share a line
+    absolute: bool = True
+    separable: bool = True
 
 
 _DEBERTA = Layout(
@@ -33,6 +39,7 @@ _DEBERTA = Layout(
     activation="linear",
     output="classifier",
     absolute=False,
+    separable=False,
 )
 LAYOUTS = {
     "bert": Layout(dense="bert.pooler.dense", output="classifier"),
@@ -53,6 +60,7 @@ LAYOUTS = {
         norm="albert_layers.0.full_layer_layer_norm",
         dense="albert.pooler",
         output="classifier",
+        separable=False,
     ),
     "distilbert": Layout(
         layers="transformer.layer",
@@ -77,5 +85,6 @@ LAYOUTS = {
         activation="linear",
         output="classifier",
         absolute=False,
+        separable=False,
     ),
 }

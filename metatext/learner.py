@@ -113,7 +113,6 @@ class Learner(nn.Module):
         self._table_is_tied = len(uses) > 1
         self.parts = split(encoder, int(settings.scope[4:])) if settings.scope.startswith("top:") else None
         self.cached = self.parts is not None or settings.scope == "head"
-        self.packs = LAYOUTS[encoder.config.model_type].absolute and encoder.config._attn_implementation == "sdpa"
         shapes = [encoder.get_parameter(name).shape for name in self.inner_names]
         if self.head_moves:
             shapes += [torch.Size()] * 2  # a task's layer has a rate for its weight and one for its bias
@@ -212,7 +211,7 @@ class Learner(nn.Module):
             "kind": kind,
             "metatext_version": metatext.__version__,
             "base_model": self.base_model,
-            "method": shown.method if self.meta_trained else _UNTRAINED,
+            "method": self.method,
             "sources": self.sources,
             "inner_steps": shown.inner_steps,
             "text_prefix": shown.text_prefix,
@@ -249,6 +248,11 @@ class Learner(nn.Module):
             mine.data.copy_(rates[:, steps])
         for name, value in state.items():
             self.get_parameter(name).data.copy_(value)
+
+    @property
+    def method(self) -> str:
+        """The name of the method that it was meta-trained by."""
+        return self.settings.method if self.meta_trained else _UNTRAINED
 
     # ------------------------------------------------------------------ what the inner loop moves
     def _names_in_scope(self) -> list[str]:
@@ -327,8 +331,14 @@ class Learner(nn.Module):
         """Where the parameters are."""
         return self.log_inner_lr.device
 
+    @property
+    def packs(self) -> bool:
+        """Whether texts share lines of a batch: of the attentions only "sdpa" takes a mask of truth values."""
+        config = self.encoder.config
+        return LAYOUTS[config.model_type].absolute and config._attn_implementation == "sdpa"
+
     def batches(self, examples: Examples) -> LabelledBatches:
-        """Tokenised, padded batches of similar length."""
+        """Tokenised and padded."""
         labels = torch.tensor(examples.labels, device=self.device)
         batches = self.tokens.batches(examples.texts, self.settings.batch_size, self.device, self.packs)
         return LabelledBatches([(batch, labels[batch.rows]) for batch in batches], len(examples))
@@ -338,7 +348,7 @@ class Learner(nn.Module):
         return self._pooled(self._states(self.encoder, batch, {"input_ids": batch.input_ids}, table), batch)
 
     def below(self, batch: Batch, table: Tensor | None = None) -> Tensor:
-        """What the inner loop does not change of a batch: the states (n, length, hidden) below `above`, or vectors."""
+        """What the inner loop does not change: the states (lines, length, hidden) below `above`, or vectors."""
         if self.parts is None:
             return self.features(batch, table)
         return self._states(self.parts[0], batch, {"input_ids": batch.input_ids}, table)
@@ -351,9 +361,10 @@ class Learner(nn.Module):
 
     def _states(self, module: Any, batch: Batch, inputs: dict[str, Tensor], table: Tensor | None = None) -> Tensor:
         inputs["attention_mask"] = batch.attention_mask
-        if batch.owner is not None and batch.positions is not None:  # (lines, 1, length, length): of the same text
-            inputs["attention_mask"] = (batch.owner.unsqueeze(2) == batch.owner.unsqueeze(1)).unsqueeze(1)
-            inputs["position_ids"] = batch.positions + _first_position(self.encoder.config)
+        if batch.shared:  # (lines, 1, length, length): of the same text
+            owner, positions = batch.shared
+            inputs["attention_mask"] = (owner.unsqueeze(2) == owner.unsqueeze(1)).unsqueeze(1)
+            inputs["position_ids"] = positions + _first_position(self.encoder.config)
         enabled = self.autocast_dtype is not None
         # No cache: it would not see that the inner loop has moved the weights.
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled, cache_enabled=False):
@@ -363,13 +374,14 @@ class Learner(nn.Module):
             return functional_call(module, weights, kwargs=inputs, tie_weights=False).last_hidden_state
 
     def _pooled(self, states: Tensor, batch: Batch) -> Tensor:
-        states = states.to(self.log_inner_lr.dtype)  # (n, length, hidden)
+        states = states.to(self.log_inner_lr.dtype)  # (lines, length, hidden)
         first = self.settings.pooling == "cls"
-        if batch.owner is not None and batch.positions is not None:
+        if batch.shared:
+            owner, positions = batch.shared
             texts = torch.arange(len(batch.rows), device=states.device).unsqueeze(1)
-            tokens = batch.owner.flatten() == texts  # (n, tokens): those that count for a text
+            tokens = owner.flatten() == texts  # (n, tokens): those that count for a text
             if first:
-                tokens &= batch.positions.flatten() == 0
+                tokens &= positions.flatten() == 0
             pooled = (tokens.to(states.dtype) / tokens.sum(1, keepdim=True)) @ states.flatten(0, 1)
         elif first:
             pooled = states[:, 0]

@@ -12,7 +12,8 @@ Meta-gradient of the query loss L_Q(theta_K), by the chain rule (Finn 2017, eq. 
     d L_Q / d log a_k = -<v_{k+1}, a_k g_k>                                         Li 2017; Antoniou 2019
 
 First-order MAML leaves the Hessian term out. `sweep` serves any differentiable model; `meta_gradient` a learner and an
-episode of texts. No step's graph reaches into another's, so memory is that of one step, but for one g_k a step.
+episode of texts. No step's graph reaches into another's, so memory is that of one step, but for one g_k a step (with
+one-sided differences that of the still tensors too).
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def sweep(
         rate_gradients: whether the gradients of log a_k are wanted.
         adam: first-order, with Adam's inner steps.
     """
+    if query_weights is not None and len(query_weights) != len(rates):
+        raise ValueError(f"{len(query_weights)} query_weights for {len(rates)} inner steps: each step needs one")
     each: list[Rates] = [[float(r)] * len(task.moving) if isinstance(r, int | float) else r for r in rates]
     first, everything = len(rates) - second_order_steps, task.everything
     weights = [0.0] * len(rates) if query_weights is None else [0.0, *query_weights[:-1]]  # w_k at theta_k
@@ -89,7 +92,7 @@ def sweep(
     back_to = 0 if rate_gradients else min([first, *(k for k, w in enumerate(weights) if w)])
     with elsewhere(task.moving):
         steps: list[Step] = []
-        still, fits = hvp == "one-sided" and second_order_steps > 0, kept_graphs == "auto"
+        still, fits = second_order_steps if hvp == "one-sided" else 0, kept_graphs == "auto"
         for k, step in enumerate(inner_loop(task, each, kept, if_it_fits=fits, still=still, adam=adam)):
             steps.append(step if k >= back_to else Step([]))
         loss, v = gradient(task.query, everything, task.loss_scale)  # v_K
@@ -177,7 +180,8 @@ def run_episode(
     settings, support = learner.settings, episode.support
     if settings.algorithm == "reptile":
         support = Examples(support.texts + episode.query.texts, support.labels + episode.query.labels)
-    with closing(Binding(learner, support, episode.classes, episode.query)) as binding:
+    order = settings.second_order_steps if second_order_steps is None else second_order_steps
+    with closing(Binding(learner, support, episode.classes, episode.query, order=order)) as binding:
         task, rates, adam = binding.task, learner.rates(rows=binding.moved_rows), settings.inner_optimizer == "adam"
         if settings.algorithm == "reptile":
             swept = reptile_gradient(task, rates, adam=adam)
@@ -187,7 +191,7 @@ def run_episode(
             swept = sweep(
                 task,
                 rates,
-                settings.second_order_steps if second_order_steps is None else second_order_steps,
+                order,
                 hvp=settings.hvp,
                 kept_graphs=settings.kept_graphs,
                 query_weights=query_weights,

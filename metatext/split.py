@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from metatext.layouts import LAYOUTS
 
-_SEPARABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
-
 
 class _PassThrough(nn.Module):
     """In place of the embeddings: the hidden states come from below."""
@@ -25,10 +23,9 @@ class _PassThrough(nn.Module):
 def split(encoder: Any, upper_layers: int) -> tuple[Any, Any] | None:
     """The encoder below and above the upper layers: `upper(inputs_embeds=lower(...).last_hidden_state)` equals it.
 
-    None where nothing is below, and for architectures whose layers ask for more than the output of the layer below
-    (DeBERTa's convolution, ModernBERT's alternating attention, ALBERT's shared layers).
+    None where nothing is below, and for architectures that are not separable.
     """
-    if encoder.config.model_type not in _SEPARABLE:
+    if not LAYOUTS[encoder.config.model_type].separable:
         return None
     path = LAYOUTS[encoder.config.model_type].layers
     layers = encoder.get_submodule(path)

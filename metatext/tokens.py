@@ -14,14 +14,20 @@ from metatext.errors import InputError
 _WIDE = 1024  # a line of this many tokens costs twice as much a token as a short one
 
 
+class Shared(NamedTuple):
+    """Lines that several texts share, which must not see each other: int64 (lines, length) each."""
+
+    owner: Tensor  # which of the n texts a token belongs to; n for padding
+    positions: Tensor  # of a token in its text
+
+
 class Batch(NamedTuple):
-    """n texts, a text a line; or, with `owner`, several texts to a line, which must not see each other."""
+    """n texts, a text a line unless lines are `shared`."""
 
     input_ids: Tensor  # (lines, length) int64
     attention_mask: Tensor  # (lines, length) int64: 1 for a token of a text, 0 for padding
     rows: Tensor  # (n,) int64: positions of the n texts in the list that was batched
-    owner: Tensor | None = None  # (lines, length) int64: which of the n texts a token belongs to; n for padding
-    positions: Tensor | None = None  # (lines, length) int64: of a token in its text
+    shared: Shared | None = None
 
 
 def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
@@ -153,9 +159,9 @@ def _batch(ids: Sequence[list[int]], rows: list[int], found: list[list[int]], pa
     for row, line in enumerate(tokens):
         input_ids[row, : len(line)] = torch.tensor(line)
         mask[row, : len(line)] = 1
-    if len(found) == len(rows):
-        order = torch.tensor([rows[line[0]] for line in found])
-        return Batch(input_ids.to(device), mask.to(device), order.to(device))
+    batch = Batch(input_ids.to(device), mask.to(device), torch.tensor(rows).to(device))
+    if len(found) == len(rows):  # a text a line, in their order
+        return batch
     owner, positions = torch.full(shape, len(rows)), torch.zeros(shape, dtype=torch.long)
     for row, line in enumerate(found):
         start = 0
@@ -164,8 +170,7 @@ def _batch(ids: Sequence[list[int]], rows: list[int], found: list[list[int]], pa
             owner[row, start:end] = i
             positions[row, start:end] = torch.arange(end - start)
             start = end
-    every = (input_ids, mask, torch.tensor(rows), owner, positions)
-    return Batch(*(tensor.to(device) for tensor in every))
+    return batch._replace(shared=Shared(owner.to(device), positions.to(device)))
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ARCHITECTURES, make_rows
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BartConfig, GPT2Config, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BartConfig, BertConfig, GPT2Config, pipeline
 
 from metatext import FewShotClassifier, InputError, Learner
 from metatext.classifier import check_supported, to_classifier
@@ -34,7 +34,9 @@ def test_classifier_computes_the_learners_logits(
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("config", [GPT2Config(), BartConfig()], ids=["gpt2", "bart"])
+@pytest.mark.parametrize(
+    "config", [GPT2Config(), BartConfig(), BertConfig(is_decoder=True)], ids=["gpt2", "bart", "bert"]
+)
 def test_unsupported_architectures_are_refused_by_name(config) -> None:
     with pytest.raises(InputError, match=f"my-model is a '{config.model_type}' model.*supported are bert"):
         check_supported(config, "my-model")

@@ -8,6 +8,7 @@ import gc
 import math
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel
 
-from metatext import Episode, Learner
+from metatext import Episode, Learner, inner
+from metatext.binding import Binding
 from metatext.inner import record
 from metatext.maml import adapted, evaluate_episode, meta_gradient, outer_loss, run_episode
 from metatext.settings import LearnerSettings
@@ -248,18 +250,27 @@ def test_kept_graphs_change_nothing_but_the_cost(make: MakeLearner, episode: Epi
 def test_graphs_are_kept_while_they_fit_and_only_of_second_order_steps(
     make: MakeLearner, episode: Episode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded = []
+    recorded, before_query = [], []
 
     def counted(part: Any, task: Any) -> Any:
-        recorded.append(len(recorded))
+        recorded.append(part)
         return record(part, task)
 
+    def noted(*arguments: Any) -> Any:
+        before_query.append(len(recorded))
+        return inner.gradient(*arguments)
+
     monkeypatch.setattr("metatext.inner.record", counted)
+    monkeypatch.setattr("metatext.maml.gradient", noted)
     learner = make(inner_steps=3, second_order_steps=2, kept_graphs="auto", head="linear")
-    for free in (10**12, 1):  # with nearly none, one is kept to learn its size, and the other recomputed
-        recorded.clear()
+    for free, kept in (
+        (10**12, 2),
+        (1, 1),
+    ):  # with nearly none, one is kept to learn its size, and the other recomputed
+        recorded.clear(), before_query.clear()
         monkeypatch.setattr("metatext.inner._free_memory", lambda device, free=free: free)
         _, gradients = meta_gradient(learner, episode)
+        assert before_query == [kept]
         assert len(recorded) == 2  # a graph for each second-order step, none twice, none of the first step
         assert relative_error(gradients, unrolled_gradient(learner, episode)) < 1e-12
 
@@ -273,14 +284,62 @@ def test_differences_come_close_to_the_unrolled_graph(
     assert relative_error(gradients, unrolled_gradient(learner, episode)) < tolerance
 
 
+@pytest.mark.parametrize(("hvp", "tolerance"), [("finite-difference", 1e-3), ("one-sided", 5e-2)])
+@pytest.mark.parametrize("rates", ["layer", "parameter"])
+def test_differences_come_close_in_float32(
+    make: MakeLearner, episode: Episode, hvp: str, tolerance: float, rates: str
+) -> None:
+    learner = make(hvp=hvp, inner_rates=rates).float()
+    _, gradients = meta_gradient(learner, episode)
+    exact = make(inner_rates=rates)
+    first_order = run_episode(exact, episode, second_order_steps=0).gradients
+    reference = meta_gradient(exact, episode)[1]
+    assert relative_error({n: g.double() for n, g in gradients.items()}, reference) < tolerance
+    assert relative_error(first_order, reference) > 5 * tolerance  # so that the product is what agrees
+
+
+@pytest.mark.parametrize("head", ["linear", "prototype"])
+@pytest.mark.parametrize("scope", ["top:1", "head"])
+def test_an_episode_may_have_another_order_than_its_learner(
+    make: MakeLearner, episode: Episode, scope: str, head: str
+) -> None:
+    first, full = (make(scope=scope, head=head, second_order_steps=n, kept_graphs=n) for n in (0, 3))
+    expected = {0: meta_gradient(first, episode)[1], 3: meta_gradient(full, episode)[1]}
+    for order in (0, 3):
+        for learner in (first, full):
+            gradients = run_episode(learner, episode, second_order_steps=order).gradients
+            assert relative_error(gradients, expected[order]) < 1e-12
+    assert relative_error(expected[0], expected[3]) > 1e-3
+
+
+def test_the_graph_below_the_scope_is_kept_only_for_a_meta_gradient(make: MakeLearner, episode: Episode) -> None:
+    learner = make(scope="top:1", second_order_steps=3, kept_graphs=3)
+    for order, kept in ((3, True), (0, False), (None, False)):
+        with closing(Binding(learner, episode.support, episode.classes, episode.query, order=order)) as binding:
+            assert bool(binding.lower) == kept
+
+
+def test_query_weights_of_a_wrong_length_are_refused(make: MakeLearner, episode: Episode) -> None:
+    with pytest.raises(ValueError, match="5 query_weights for 3 inner steps"):
+        run_episode(make(), episode, [0.2] * 5)
+
+
 # ------------------------------------------------------------------------------------- what is computed once an episode
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "electra", "distilbert"])
 @pytest.mark.parametrize("scope", ["top:1", "head"])
-@pytest.mark.parametrize("second_order_steps", [0, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"second_order_steps": 0},
+        {"second_order_steps": 3},
+        {"second_order_steps": 3, "kept_graphs": 3, "head": "linear"},
+    ],
+    ids=str,
+)
 def test_layers_below_the_scope_may_be_computed_once(
-    make: MakeLearner, episode: Episode, architecture: str, scope: str, second_order_steps: int
+    make: MakeLearner, episode: Episode, architecture: str, scope: str, settings: dict[str, Any]
 ) -> None:
-    learner = make(architecture, scope=scope, second_order_steps=second_order_steps)
+    learner = make(architecture, scope=scope, **settings)
     assert learner.cached and (learner.parts is not None) == (scope == "top:1")
     loss, once = meta_gradient(learner, episode)
     learner.cached, learner.parts = False, None
@@ -291,14 +350,14 @@ def test_layers_below_the_scope_may_be_computed_once(
 
 @pytest.mark.parametrize("settings", [{}, {"head": "linear", "pooling": "cls"}, {"scope": "top:1"}], ids=str)
 def test_texts_that_share_a_line_have_the_gradients_of_texts_that_do_not(
-    make: MakeLearner, episode: Episode, settings: dict[str, Any]
+    make: MakeLearner, episode: Episode, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = make("roberta", second_order_steps=3, **settings)
     texts = [text * (1 + 3 * (i % 3 == 0)) for i, text in enumerate(episode.support.texts)]
     uneven = dataclasses.replace(episode, support=Examples(texts, episode.support.labels))
-    assert learner.batches(uneven.support).batches[0][0].owner is not None
+    assert learner.batches(uneven.support).batches[0][0].shared
     loss, together = meta_gradient(learner, uneven)
-    learner.packs = False
+    monkeypatch.setattr(Learner, "packs", False)
     other_loss, apart = meta_gradient(learner, uneven)
     torch.testing.assert_close(loss, other_loss, rtol=1e-12, atol=0.0)
     assert relative_error(together, apart) < 1e-12
@@ -497,7 +556,11 @@ def test_learner_is_bit_equal_after_an_exception(
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
-@pytest.mark.parametrize("settings", [{}, {"head": "linear", "kept_graphs": 1}, {"scope": "top:1"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"head": "linear", "kept_graphs": 1}, {"scope": "top:1", "kept_graphs": 1}, {"hvp": "one-sided"}],
+    ids=str,
+)
 def test_no_tensors_stay_alive(make: MakeLearner, episode: Episode, settings: dict[str, Any]) -> None:
     learner = make(inner_steps=1, second_order_steps=1, **settings)
     gc.collect()
