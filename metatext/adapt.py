@@ -17,7 +17,7 @@ from metatext.blend import SHARES, blended
 from metatext.classifier import to_classifier
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
-from metatext.heads import LinearLayer
+from metatext.heads import LinearHead, LinearLayer
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, quiet
 from metatext.maml import adapted
@@ -75,7 +75,7 @@ def adapt(
 
     Raises:
         InputError: negative steps; fewer than two classes; a label that the learner's learned head does not know; a
-            name for a label that is not there; a blend that cannot be had.
+            name for a label that is not there; a blend that cannot be had; either for a learned head.
     """
     classes = sorted(set(labels))
     if steps is not None and steps < 0:
@@ -89,7 +89,7 @@ def adapt(
     unknown = sorted(set(class_names or ()) - set(classes))
     if unknown:
         raise InputError(f"a name is given for label {unknown[0]!r}, but the labels are {', '.join(classes)}")
-    _check_blend(learner, blend)
+    _check_start(learner, blend, class_names)
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose(learner, support, classes, called(classes, class_names), blend)
     with ready(learner, support, classes, start, steps) as layer:
@@ -97,8 +97,8 @@ def adapt(
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
     if start:
         metadata["start"] = {"blend": start.share, "names_weight": start.weight}
-    if steps is not None:
-        metadata["inner_steps"] = steps
+    if steps is not None or start:
+        metadata["inner_steps"] = steps or 0
     return Adapted(model, learner.tokens, classes, metadata)
 
 
@@ -119,13 +119,12 @@ def ready(
         yield layer
 
 
-def _check_blend(learner: Learner, blend: float | None) -> None:
-    if blend is None:
-        return
-    if blend not in SHARES:
+def _check_start(learner: Learner, blend: float | None, class_names: Mapping[str, str] | None) -> None:
+    if blend is not None and blend not in SHARES:
         raise InputError(f"blend must be one of {', '.join(map(str, SHARES))}, got {blend}")
-    if learner.pretrained is None and blend < 1:
-        raise InputError(f"blend={blend} needs the pretrained weights, which this learner was saved without")
+    for name, value in (("blend", blend), ("class_names", class_names)):
+        if value is not None and isinstance(learner.head, LinearHead):
+            raise InputError(f"{name} is for learners with a prototype head; this one's head has learned its classes")
 
 
 def _tied(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:

@@ -134,6 +134,7 @@ def train_classifier(
     groups = [{"params": model.encoder.parameters(), "lr": lr}, {"params": model.head.parameters(), "lr": 1e-3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps + 1)
+    schedule.step()  # its first rate is 0
     generator = torch.Generator().manual_seed(seed)
     layer, rows = LinearLayer(model.head.weight, model.head.bias), list[int]()
     for _ in range(steps):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from metatext.domains import Domain
+from metatext.errors import InputError
 from metatext.inner import elsewhere
 from metatext.learner import Learner, SourceClasses
 from metatext.tasks import distinct_texts
@@ -26,10 +27,16 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @contextmanager
 def blended(learner: Learner, share: float) -> Iterator[None]:
-    """Within the block the encoder has share * meta-trained + (1 - share) * pretrained weights."""
-    if learner.pretrained is None or share == 1.0:
+    """Within the block the encoder has share * meta-trained + (1 - share) * pretrained weights.
+
+    Raises:
+        InputError: a share below 1 of a learner that was saved without its pretrained weights.
+    """
+    if share == 1.0:
         yield
         return
+    if learner.pretrained is None:
+        raise InputError(f"blend={share} needs the pretrained weights, which this learner was saved without")
     tensors: list[Tensor] = [learner.encoder.get_parameter(name) for name in learner.pretrained]
     with elsewhere(tensors):
         for tensor, start in zip(tensors, learner.pretrained.values(), strict=True):

@@ -9,7 +9,7 @@ For example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,7 +102,7 @@ class Domain:
         Raises:
             InputError: if the rows make no valid domain; a missing, NaN or blank value is named by its row.
         """
-        return cls._checked(f"domain {name!r}", name, {"text": texts, "label": labels}, clean)
+        return cls._checked(f"domain {name!r}", name, [("text", texts), ("label", labels)], clean)
 
     @classmethod
     def from_file(
@@ -129,7 +129,7 @@ class Domain:
             InputError: if the file cannot be read, lacks a column, or a row lacks its text or label.
         """
         rows = read_rows(path, encoding)
-        columns = {text: column(rows, text, path), label: column(rows, label, path)}
+        columns = [(text, column(rows, text, path)), (label, column(rows, label, path))]
         return cls._checked(str(path), name or Path(path).stem, columns, clean)
 
     @classmethod
@@ -168,15 +168,17 @@ class Domain:
         except Exception as error:  # whatever the network, file and parsing libraries below it happen to raise
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"cannot load split {split!r} of the data set {path!r}: {cause}") from error
-        columns = {text: column(rows, text, path), label: column(rows, label, path)}
+        columns = [(text, column(rows, text, path)), (label, column(rows, label, path))]
         return cls._checked(path, name or (f"{path}/{config}" if config else path), columns, clean)
 
     @classmethod
     def _checked(
-        cls, where: str, name: str, columns: Mapping[str, Iterable[Any]], clean: str | Sequence[str] | None
+        cls, where: str, name: str, columns: Sequence[tuple[str, Iterable[Any]]], clean: str | Sequence[str] | None
     ) -> Domain:
         """The domain of a text and a label column (in this order), whose own names the errors give."""
-        (text, texts), (label, labels) = columns.items()
+        (text, texts), (label, labels) = columns
+        if text == label:
+            raise InputError(f"{where}: the texts and the labels cannot both be column {text!r}")
         return cls(
             name,
             clean_texts(checked_strings(texts, where, text), clean),

@@ -10,6 +10,7 @@ import numpy as np
 
 from metatext.domains import Domain
 from metatext.errors import InputError
+from metatext.tables import choice
 from metatext.tasks import distinct_texts
 
 
@@ -61,6 +62,12 @@ def make_draws(
     if ways and not 2 <= ways <= len(pool):
         raise InputError(f"ways must be from 2 to the {len(pool)} classes of {target.name!r}, got {ways}")
     size = round(test_size * len(pool) / ways) if ways else test_size  # so that a draw's classes have test_size of them
+    if test:
+        for label in sorted(set(test.classes) - set(pool)):
+            raise InputError(
+                f"{test.name!r} has texts of class {label!r}, which {target.name!r} has not; "
+                f"{choice(label, sorted(pool))}"
+            )
     held = _test_rows(distinct_texts(test) if test else pool, None if test else most, size, rng)
     if held:
         kept = {text for text, _ in held}

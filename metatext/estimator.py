@@ -68,6 +68,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         for row, label in enumerate(labels, 1):
             if is_missing(label):
                 raise InputError(f"label {row} of {len(targets)} is missing, got {label!r}")
+        if targets.ndim != 1:
+            raise InputError(f"labels must be one for each text, got an array of shape {targets.shape}")
         check_classification_targets(targets)
         self.classes_, indices = np.unique(targets, return_inverse=True)
         names = [str(c) for c in self.classes_]

@@ -131,9 +131,9 @@ def ablations(adaptation: Adaptation, class_names: Sequence[str]) -> dict[str, M
     rows = {
         "without class names": adaptation(lambda classes: [""] * len(classes)),
         "without source classes": adaptation(sources=False),
-        "meta-trained weights": adaptation(share=1.0),
-        "pretrained weights": adaptation(share=0.0),
     }
+    if adaptation.learner.pretrained is not None:
+        rows |= {"meta-trained weights": adaptation(share=1.0), "pretrained weights": adaptation(share=0.0)}
     if inner_steps := adaptation.learner.settings.inner_steps:
         rows["and inner steps"] = adaptation(steps=inner_steps)
     rows["the inner loop alone"] = adaptation(alone=True)
@@ -249,7 +249,7 @@ def _judge(name: str, weights: str | None, method: Method, draw: Draw) -> Record
         draw=draw.number,
         test_rows=len(truth),
         accuracy=float(accuracy_score(truth, answer.labels)),
-        macro_f1=float(f1_score(truth, answer.labels, average="macro", zero_division=0)),
+        macro_f1=float(f1_score(truth, answer.labels, labels=sorted(set(truth)), average="macro", zero_division=0)),
         calibration_error=error,
         fit_seconds=round(answer.fit_seconds, 3),
         confusion=confusion,

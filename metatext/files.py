@@ -56,7 +56,8 @@ def check_free(path: str | Path, overwrite: bool = False, options: str = "--over
         return
     if not overwrite:
         raise FileExistsError(f"{path} already exists and is kept: choose another output, or pass {options}")
-    if not any((path / mark).exists() for mark in ("metatext.json", "checkpoints", "state.json")):
+    marks = ("metatext.json", "checkpoints/step-*/state.json", "weights.safetensors")  # the last of a checkpoint
+    if not path.is_dir() or not any(any(path.glob(mark)) for mark in marks):
         raise FileExistsError(f"{path} holds what metatext did not write, so it is not replaced: choose another output")
 
 

@@ -27,10 +27,11 @@ from metatext.heads import LinearHead
 from metatext.hub import read_metadata
 from metatext.learner import Learner, default_device, saved_settings
 from metatext.plot import plot_accuracy, pyplot
-from metatext.report import classes, compare, differences, summarise, table
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
+from metatext.report import classes, compare, differences, is_own, summarise, table
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig, names_by_label
+from metatext.tables import choice, listed
 from metatext.tasks import EpisodeSampler, split_classes
-from metatext.trainer import MetaTrainer, check_output
+from metatext.trainer import MetaTrainer, check_output, describe
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def train(
     """
     if config.output:
         check_output(Path(config.output), config)
+        if Path(encoder).exists() and Path(encoder).resolve() == Path(config.output).resolve():
+            raise InputError(f"{config.output} cannot be both the encoder and the output: name another output")
     shared = saved_settings(encoder).get("head", settings.head) == "linear"
     sampler, valid_sampler = make_samplers(domains, episodes, shared)
     defaults = dataclasses.asdict(LearnerSettings())
@@ -99,7 +102,7 @@ def _valid_sampler(domains: Sequence[Domain], ways: int, seed: int, shape: dict[
 
 
 def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
-    """The source domains that a run was trained on, where a method asks for them."""
+    """The source domains that a run was trained on; none where no method asks for them."""
     if not {"source", "joint"} & set(methods):
         return []
     if read_metadata(Path(run)).get("kind") == "classifier":
@@ -144,6 +147,9 @@ def evaluate(
         and under which settings and versions they were obtained.
     """
     files = evaluation_files(output, settings.plot) if output else []
+    for label in names_by_label(settings.class_names):
+        if label not in target.classes:
+            raise InputError(f"a name is given for label {label!r}; {choice(label, target.classes)}")
     if settings.plot:
         pyplot()  # says now if it is missing
     draws = make_draws(
@@ -154,10 +160,17 @@ def evaluate(
         learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))
         if isinstance(learner.head, LinearHead):
             learner.head.start(target.classes)  # refuses labels that it does not know, before hours of baselines
-        name = learner.settings.method
+        name = learner.method
         learners[name if name not in learners else f"{name} ({run})"] = learner
     first = next(iter(learners.values()))
-    view: dict[str, Any] = {name: getattr(first.settings, name) for name in ("pooling", "text_prefix", "max_length")}
+    view = _view(first)
+    for name, learner in learners.items():
+        if (learner.base_model, _view(learner)) != (first.base_model, view):
+            raise InputError(
+                f"{name!r} and {next(iter(learners))!r} have other encoders, or read texts in other ways: "
+                "the baselines would be those of the one only; evaluate them apart"
+            )
+    _warn_of_known_texts(draws, sources)
 
     @cache
     def encoder() -> Learner:
@@ -168,11 +181,18 @@ def evaluate(
         return _joint(encoder(), sources, settings)
 
     shared = set(target.classes) <= {name for domain in sources for name in domain.classes}
-    if not shared:
-        settings = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
+    wanted = settings
+    if not shared and "source" in settings.methods:
+        unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
+        logger.warning("no row for the source classifier: the sources have no class %s", listed(unknown))
+        wanted = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
     log = _log_of(output, draws, first.base_model, view, sources, settings) if output else None
-    weights = {name: _digest_of_weights(learner) for name, learner in learners.items()}
-    records = run_methods(make_methods(settings, target, encoder, joint, learners), draws, log=log, weights=weights)
+    methods = make_methods(wanted, target, encoder, joint, learners)
+    if not methods:
+        raise InputError("no method is left to evaluate: name others with --methods")
+    digests = {name: _digest_of_weights(learner) for name, learner in learners.items()}
+    weights = {row: digest for name, digest in digests.items() for row in methods if is_own(row, [name])}
+    records = run_methods(methods, draws, log=log, weights=weights)
     rows, comparisons = summarise(records), compare(records, list(learners))
     result: dict[str, Any] = {
         "target": target.name,
@@ -220,18 +240,39 @@ def _log_of(
     """The file beside `output` that holds the results of just these draws, encoder, sources and settings."""
     same = dataclasses.asdict(settings)
     del same["methods"], same["joint"], same["max_length"], same["plot"]
-    sizes = [(domain.name, len(domain)) for domain in sources]
     fields = sorted(Record.__annotations__)  # a log of another version may lack some
-    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, Path(encoder).name, sizes, fields)
+    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, encoder, describe(sources), fields)
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.with_name(f".{output.name}.{digest}.jsonl")
 
 
+def _view(learner: Learner) -> dict[str, Any]:
+    """How a learner reads texts, and so the baselines beside it."""
+    return {name: getattr(learner.settings, name) for name in ("pooling", "text_prefix", "max_length")}
+
+
+def _warn_of_known_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> None:
+    known = {text for domain in sources for text in domain.texts}
+    judged = {text for draw in draws for text, _ in draw.test}
+    if both := len(known & judged):
+        logger.warning(
+            "%d of the %d test texts are source texts too: what was trained on the sources has seen them, "
+            "and looks better than it is",
+            both,
+            len(judged),
+        )
+
+
 def _digest_of_weights(learner: Learner) -> str:
-    """Of the bytes: sums would differ with the number of threads."""
-    digest = hashlib.sha256()
-    for parameter in learner.parameters():
-        digest.update(parameter.detach().cpu().numpy().tobytes())
+    """Of all that its answers depend on. Of the bytes: sums would differ with the number of threads."""
+    settings = dataclasses.asdict(learner.settings) | {"classes": list(learner.settings.classes)}
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    tensors = [*learner.parameters(), *(learner.pretrained or {}).values()]
+    if learner.source_classes:
+        digest.update(json.dumps(learner.source_classes.names).encode())
+        tensors.append(learner.source_classes.prototypes)
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 

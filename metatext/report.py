@@ -71,7 +71,8 @@ def compare(records: Sequence[Record], learners: Sequence[str]) -> list[dict[str
     """Accuracy of every learner against that of every other row, paired by draw, at every number of shots.
 
     The p-values are of each comparison by itself, not corrected for their number. They and the intervals tell of other
-    draws of the support, judged on the same test texts.
+    draws of the support (and of the classes, with `ways`). In a small target the support of one draw is among the test
+    texts of others, so that its draws are less independent than they are taken to be.
     """
     comparisons = []
     for shots in sorted({record["shots"] for record in records}):
@@ -84,7 +85,8 @@ def compare(records: Sequence[Record], learners: Sequence[str]) -> list[dict[str
                 found = paired_comparison(
                     list(accuracy[name].values()), [accuracy[other][draw] for draw in accuracy[name]]
                 )
-                comparisons.append({"method": name, "other": other, "shots": shots} | found._asdict())
+                entry = {"method": name, "other": other, "shots": shots, "draws": len(accuracy[name])}
+                comparisons.append(entry | found._asdict())
     return comparisons
 
 
@@ -101,7 +103,7 @@ def differences(
     """
     sentences = []
     for shots in sorted({row["shots"] for row in rows}):
-        baselines = [row for row in rows if row["shots"] == shots and not _is_own(row["method"], learners)]
+        baselines = [row for row in rows if row["shots"] == shots and not is_own(row["method"], learners)]
         strongest = max(baselines, key=lambda row: row["accuracy"])["method"] if baselines else None
         for found in comparisons:
             if found["shots"] == shots and found["other"] in (fine_tuning, strongest):
@@ -109,13 +111,16 @@ def differences(
                 told = "beats" if found["difference"] > 0 else "is behind"
                 if found["p_value"] >= 0.05:
                     told = "is not told apart from"
+                if 2 / 2 ** found["draws"] >= 0.05:
+                    told = f"cannot be told apart, by {found['draws']} draws (6 are the least), from"
                 p = f"p = {found['p_value']:.3f}" if found["p_value"] >= 0.001 else "p < 0.001"
                 points = f"{100 * found['difference']:+.1f} ± {100 * found['ci95']:.1f} points"
                 sentences.append(f"{_shots(shots)}: {found['method']} {told} {found['other']}{best}, {points}, {p}")
     return sentences
 
 
-def _is_own(method: str, learners: Sequence[str]) -> bool:
+def is_own(method: str, learners: Sequence[str]) -> bool:
+    """Whether a row is that of a learner, or of one of its parts."""
     return any(method == name or method.startswith(f"{name}, ") for name in learners)
 
 

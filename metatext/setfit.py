@@ -49,7 +49,10 @@ def pair_loss(model: Learner, texts: Sequence[str], pairs: Tensor, same: Tensor)
 def train_on_pairs(
     model: Learner, texts: Sequence[str], labels: Sequence[str], batch_size: int = 16, lr: float = 2e-5, seed: int = 0
 ) -> None:
-    """Trains the encoder on all pairs of the texts once."""
+    """Trains the encoder on all pairs of the texts once.
+
+    With the schedule of the package: the first step has rate 0, so that 16 pairs or fewer train nothing.
+    """
     pairs, same = make_pairs(labels, torch.Generator().manual_seed(seed))
     steps = math.ceil(len(pairs) / batch_size)
     optimizer = torch.optim.AdamW(model.encoder.parameters(), lr=lr, weight_decay=0.0, fused=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes
@@ -41,6 +41,18 @@ class Table:
         return Domain.from_file(
             path, text=self.text, label=self.label, encoding=self.encoding, clean=self.clean or None
         )
+
+
+def _check_least(settings: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < least:
+            raise InputError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+
+
+def _check_above_0(settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) <= 0:
+            raise InputError(f"{name} must be above 0, got {getattr(settings, name)}")
 
 
 def names_by_label(pairs: Sequence[str]) -> dict[str, str]:
@@ -117,11 +129,8 @@ class LearnerSettings:
             raise InputError(f"scope must be all, head, body, lora or top:L such as top:2, got {self.scope!r}")
         fewest = 0 if self.head == "prototype" and self.algorithm == "maml" else 1
         for name, least in (("inner_steps", fewest), ("max_length", 8), ("lora_rank", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("inner_lr", "proximal"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
+            _check_least(self, least, name)
+        _check_above_0(self, "inner_lr", "proximal")
         if not 0 <= self.second_order_steps <= self.inner_steps:
             raise InputError(
                 f"second_order_steps must be from 0 to inner_steps ({self.inner_steps}), got {self.second_order_steps}"
@@ -206,13 +215,10 @@ class TrainConfig:
     """Show a progress bar (--no-progress: none)."""
 
     def __post_init__(self) -> None:
-        for name in ("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("outer_lr", "head_lr", "rate_lr", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("multi_step_fraction", "first_order_fraction"):
+        _check_least(self, 1, "meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "save_every")
+        _check_least(self, 0, "patience", "weight_decay")
+        _check_above_0(self, "outer_lr", "head_lr", "rate_lr", "max_grad_norm")
+        for name in ("multi_step_fraction", "first_order_fraction", "warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if self.resume and self.overwrite:
@@ -316,9 +322,12 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         names_by_label(self.class_names)
-        for name in ("draw_seed", "test_size", "fine_tune_steps"):
-            if getattr(self, name) < (0 if name == "draw_seed" else 1):
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        _check_least(self, 0, "draw_seed")
+        _check_least(self, 1, "test_size", "fine_tune_steps")
+        _check_above_0(self, "fine_tune_lr", "joint_epochs")
+        for name, least in (("ways", 2), ("max_length", 1)):
+            if getattr(self, name) is not None:
+                _check_least(self, least, name)
 
 
 @dataclass(frozen=True)

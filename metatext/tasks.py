@@ -208,11 +208,11 @@ def split_classes(
 
 
 def _spared(domains: Sequence[Domain], ways: int, known: list[str], fraction: float, seed: int) -> set[str]:
-    """Class names drawn so that every domain keeps at least `ways` classes."""
+    """Class names drawn so that every domain keeps at least `ways` classes, and some domain has two of them."""
     held: set[str] = set()
     for i in np.random.default_rng([seed, len(known)]).permutation(len(known)):
-        name = known[i]
-        if fraction <= 0 or len(held) >= max(2, round(fraction * len(known))):
+        name, most = known[i], max(len(held & set(domain.classes)) for domain in domains)
+        if fraction <= 0 or (len(held) >= max(2, round(fraction * len(known))) and most >= 2):
             break
         if all(len(set(domain.classes) - held - {name}) >= ways for domain in domains if name in domain.classes):
             held.add(name)

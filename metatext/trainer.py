@@ -46,6 +46,8 @@ from metatext.tasks import EpisodeSampler
 logger = logging.getLogger(__name__)
 
 _BAD_IN_A_ROW = 10
+_TRACKED = "metatext"  # name of the run for trackers, and of their folder in the output
+_FIRST_FILES = {"checkpoints", _TRACKED}  # what is written before the first checkpoint is
 _FIRST_LOSS_SCALE = 2.0**12
 _STEPS_BEFORE_LARGER_SCALE = 200
 
@@ -69,7 +71,7 @@ class MetaTrainer:
 
     Raises:
         FileExistsError: the output folder holds a run, and neither `resume` nor `overwrite` is set.
-        InputError: nothing to resume, or the precision is not available on this machine.
+        InputError: nothing to resume, or a tracker that is not installed.
     """
 
     def __init__(
@@ -120,8 +122,8 @@ class MetaTrainer:
             FloatingPointError: ten episodes in a row had a non-finite loss or gradient; says what to change.
         """
         config, started = self.config, time.time()
-        if self.output and config.overwrite and self.accelerator.is_main_process:
-            shutil.rmtree(self.output, ignore_errors=True)  # check_output has seen that it is a run
+        if self.output and config.overwrite and self.output.exists() and self.accelerator.is_main_process:
+            self._set_aside()
         self.accelerator.wait_for_everyone()
         if self.output and config.resume:
             self._load(last_checkpoint(self.output))
@@ -130,7 +132,7 @@ class MetaTrainer:
         state = self.state
         self.learner.meta_trained = True
         if config.tracker:
-            self.accelerator.init_trackers("metatext", self._tracked_config())
+            self.accelerator.init_trackers(_TRACKED, self._tracked_config())
         best = {name: p.detach().clone() for name, p in self.parameters.items()}
         if state.best_step >= 0 and self.output:
             best = read_weights(step_folder(self.output, state.best_step), self.accelerator.device)
@@ -312,6 +314,22 @@ class MetaTrainer:
         for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
             file.replace(self.output / file.name)
         part.rmdir()
+        if self._replaced.exists():
+            shutil.rmtree(self._replaced)
+
+    @property
+    def _replaced(self) -> Path:
+        """Where the run that this one replaces is until this one is finished."""
+        assert self.output
+        return self.output.with_name(f".{self.output.name}.replaced")
+
+    def _set_aside(self) -> None:
+        assert self.output
+        if self._replaced.exists():
+            shutil.rmtree(self.output)  # an interrupted run, which was to replace what is there
+        else:
+            self.output.rename(self._replaced)
+        logger.info("what is replaced is kept in %s until the new learner is there", self._replaced)
 
 
 @torch.no_grad()
@@ -384,7 +402,7 @@ def check_output(output: Path, config: TrainConfig) -> None:
     """
     if config.resume:
         last_checkpoint(output)
-    elif output.is_dir() and {p.name for p in output.iterdir()} <= {"checkpoints"} and not has_checkpoint(output):
+    elif output.is_dir() and {p.name for p in output.iterdir()} <= _FIRST_FILES and not has_checkpoint(output):
         return  # interrupted before its first checkpoint: nothing to lose
     else:
         check_free(output, config.overwrite, "--resume to go on, or --overwrite to replace it")

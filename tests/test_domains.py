@@ -127,6 +127,12 @@ def test_a_missing_label_is_named_by_its_row(missing) -> None:
     assert message == "domain 'shop', row 2, column 'label': there is no value"
 
 
+def test_one_column_is_not_both(tmp_path: Path) -> None:
+    (tmp_path / "posts.csv").write_text("text,label\na,b\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"posts\.csv: the texts and the labels cannot both be column 'text'"):
+        Domain.from_file(tmp_path / "posts.csv", label="text")
+
+
 def test_other_labels_are_refused() -> None:
     message = fault(InputError, Domain.from_records, ["a"], [["x"]])
     assert message == "domain 'records', row 1, column 'label': ['x'] is not a string but of type list"

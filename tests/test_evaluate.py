@@ -101,6 +101,24 @@ def test_bad_draws_are_refused_by_name() -> None:
         make_draws(few, [1, 2])
 
 
+def test_a_test_file_of_other_classes_is_refused() -> None:
+    target = Domain.from_records(["一", "二", "三", "四"], ["good", "good", "bad", "bad"], name="posts")
+    test = Domain.from_records(["五", "六"], ["good", "mad"], name="more")
+    with pytest.raises(
+        InputError, match=r"'more' has texts of class 'mad', which 'posts' has not; .*did you mean 'bad'"
+    ):
+        make_draws(target, [1], 2, test=test)
+
+
+@pytest.mark.parametrize(
+    "option", [{"ways": 0}, {"fine_tune_lr": -1.0}, {"joint_epochs": 0}, {"max_length": 0}], ids=str
+)
+def test_impossible_settings_are_refused(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(InputError, match=f"^{name} must be "):
+        EvaluateSettings(**option)
+
+
 # ---------------------------------------------------------------- running
 def test_scores_are_those_of_the_answers() -> None:
     target = Domain.from_records(["一", "二", "三", "四", "五", "六"], ["a", "a", "a", "a", "b", "b"], name="posts")
@@ -110,6 +128,14 @@ def test_scores_are_those_of_the_answers() -> None:
     assert (first["test_rows"], first["accuracy"], first["fit_seconds"]) == (4, 0.75, 0.123)
     assert first["macro_f1"] == pytest.approx(0.4285714)  # (6/7 + 0) / 2
     assert first["confusion"] == {"a": {"a": 3}, "b": {"a": 1}} and first["calibration_error"] is None
+
+
+def test_f1_is_over_the_classes_of_the_test_texts() -> None:
+    target = Domain.from_records(["一", "二", "三", "四", "五", "六"], ["a", "a", "a", "b", "b", "c"], name="posts")
+    test = Domain.from_records(["七", "八"], ["a", "b"], name="test")
+    always_c = {"c": lambda texts, labels, queries: Answer(["a", "c"], 0.0)}
+    first, _ = run_methods(always_c, make_draws(target, [1], 2, test=test), progress=False)
+    assert first["macro_f1"] == 0.5  # of a and b
 
 
 def test_probabilities_give_the_calibration_error() -> None:
@@ -278,7 +304,7 @@ def test_maml_answers_what_its_classifier_predicts(tiny_bert: Path) -> None:
 def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("run") / "learner"
     learner = Learner.from_pretrained(tiny_bert, inner_steps=2, second_order_steps=2)
-    learner.sources = ["news"]
+    learner.sources, learner.meta_trained = ["news"], True
     learner.save_pretrained(folder)
     return str(folder)
 
@@ -306,11 +332,59 @@ def test_evaluate_writes_every_result(run: str, tmp_path: Path) -> None:
         pipeline.evaluate([run], make_domain(2), [make_domain(1)], settings)
 
 
-def test_the_source_classifier_is_left_out_where_the_classes_differ(run: str) -> None:
+def test_the_source_classifier_is_left_out_where_the_classes_differ(run: str, caplog: pytest.LogCaptureFixture) -> None:
     other = Domain.from_records([f"第{i}条" for i in range(8)], ["x", "y"] * 4, name="other")
     settings = EvaluateSettings(shots=(1,), draws=2, methods=("majority", "source"))
     result = pipeline.evaluate([run], make_domain(2), [other], settings)
     assert [row["method"] for row in result["rows"]] == ["majority class"]
+    assert "no row for the source classifier: the sources have no class 'car', 'finance'" in caplog.text
+    assert result["settings"]["methods"] == ("majority", "source")
+    with pytest.raises(InputError, match="no method is left to evaluate"):
+        pipeline.evaluate([run], make_domain(2), [other], EvaluateSettings(draws=2, methods=("source",)))
+
+
+def test_learners_are_named_for_what_they_are(run: str, tiny_bert: Path, tmp_path: Path) -> None:
+    settings = EvaluateSettings(shots=(1,), draws=2, methods=("maml", "ablations"))
+    result = pipeline.evaluate([run, str(tiny_bert)], make_domain(2), [], settings)
+    rows = [row["method"] for row in result["rows"]]
+    assert {"full MAML", "no meta-training", "no meta-training, pretrained weights"} <= set(rows)
+    assert "full MAML, without class names" in rows and "full MAML, and inner steps" in rows
+    older = Learner.from_pretrained(run)
+    older.pretrained = None
+    older.save_pretrained(tmp_path / "older")
+    result = pipeline.evaluate([str(tmp_path / "older")], make_domain(2), [], settings)
+    assert not [row for row in result["rows"] if row["method"].endswith("weights")]
+
+
+def test_learners_of_other_encoders_are_evaluated_apart(run: str, encoder_of: Any) -> None:
+    with pytest.raises(InputError, match="have other encoders, or read texts in other ways"):
+        pipeline.evaluate([run, str(encoder_of("electra"))], make_domain(2), [], EvaluateSettings(draws=2))
+
+
+def test_test_texts_that_the_sources_hold_are_counted(run: str, caplog: pytest.LogCaptureFixture) -> None:
+    settings = EvaluateSettings(shots=(1,), draws=2, methods=("majority",), test_size=30)
+    pipeline.evaluate([run], make_domain(2), [make_domain(2)], settings)
+    assert "30 of the 30 test texts are source texts too" in caplog.text
+
+
+def test_a_name_for_no_class_of_the_target_is_refused(run: str) -> None:
+    settings = EvaluateSettings(draws=2, methods=("maml", "ablations"), class_names=("sprot=体育",))
+    with pytest.raises(InputError, match=r"a name is given for label 'sprot'; .*did you mean 'sport'"):
+        pipeline.evaluate([run], make_domain(2), [], settings)
+
+
+def test_parts_of_another_learner_are_judged_anew(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = EvaluateSettings(shots=(1,), draws=2, methods=("maml", "ablations"))
+    monkeypatch.setattr(Path, "unlink", lambda *a, **k: None)  # the log stays, as after an interruption
+    first = pipeline.evaluate([run], make_domain(2), [], settings, None, tmp_path / "table.json")
+    other = Learner.from_pretrained(run)
+    for p in other.encoder.parameters():
+        p.data += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    other.save_pretrained(tmp_path / "other")
+    second = pipeline.evaluate([str(tmp_path / "other")], make_domain(2), [], settings, None, tmp_path / "table.json")
+    digests = [{r["method"]: r["weights"] for r in result["records"]} for result in (first, second)]
+    assert digests[0].keys() == digests[1].keys()
+    assert all(digests[0][row] and digests[0][row] != digests[1][row] for row in digests[0])
 
 
 def test_an_interrupted_evaluate_reuses_its_records_but_not_another_jobs(

@@ -200,6 +200,18 @@ def test_examples_have_a_length() -> None:
     assert len(Examples(["a", "b"], [0, 1])) == 2
 
 
+def test_some_domain_has_two_validation_classes_wherever_one_can() -> None:
+    domains = [
+        Domain.from_records(
+            [f"{c}{i}" for c in names for i in range(4)], [c for c in names for _ in range(4)], name=names
+        )
+        for names in ("abcde", "vwxyz")
+    ]
+    for seed in range(50):
+        train, valid = split_classes(domains, 3, 0.2, seed)
+        assert valid and all(len(domain.classes) >= 3 for domain in train)
+
+
 def test_named_validation_classes_must_make_a_split() -> None:
     domain = make_domain()
     with pytest.raises(InputError, match="no domain has two of the validation classes car: name at least two of one"):
