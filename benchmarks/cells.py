@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,7 @@ class Ours:
 
     def to(self, dtype: torch.dtype) -> None:
         self.learner.to(dtype)
+        self.learner.log_inner_lr.data.fill_(math.log(INNER_LR))  # without float32's rounding
 
 
 class Floor:

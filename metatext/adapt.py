@@ -23,7 +23,7 @@ from metatext.learner import Learner, default_device, quiet
 from metatext.maml import adapted
 from metatext.start import Start, called, choose
 from metatext.tasks import Examples
-from metatext.tokens import TokenCache
+from metatext.tokens import TokenCache, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +147,6 @@ def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
-
-    from metatext.tokens import load_tokenizer
 
     path = resolve_folder(str(folder))
     metadata = read_metadata(path)

@@ -260,7 +260,10 @@ def run_command(parse: Any, words: list[str]) -> None:
         print(f"metatext: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("metatext: interrupted; training goes on with --resume, a search when it is repeated", file=sys.stderr)
+        print(
+            "metatext: interrupted; training goes on with --resume, a search or an evaluation when it is repeated",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,9 @@ class MetaTrainer:
             self._update(buffer[:size] / good)
         self.scheduler.step()
         state.step += 1
-        return {"loss": round(loss / max(good, 1), 4), "accuracy": round(correct / max(queries, 1), 4)}
+        if not good:
+            return {"loss": math.nan, "accuracy": math.nan}
+        return {"loss": round(loss / good, 4), "accuracy": round(correct / queries, 4)}
 
     def _update(self, flat: Tensor) -> None:
         parts = flat.split([p.numel() for p in self.parameters.values()])
@@ -290,12 +293,16 @@ class MetaTrainer:
             for name, parameter in self.parameters.items():
                 parameter.copy_(weights[name])
 
+    @cached_property
+    def _domains(self) -> tuple[str, str]:
+        valid = self.valid_sampler
+        return describe(self.sampler.domains), describe(valid.domains) if valid else ""
+
     def _tracked_config(self) -> dict[str, Any]:
         sampler = self.sampler
         own = {name: getattr(sampler, name) for name in SAMPLER}
         own["encoder"] = self.learner.base_model
-        own["domains"] = describe(sampler.domains)
-        own["valid_domains"] = describe(self.valid_sampler.domains) if self.valid_sampler else ""
+        own["domains"], own["valid_domains"] = self._domains
         settings = dataclasses.asdict(self.learner.settings)
         settings["classes"] = ", ".join(settings["classes"])
         return dataclasses.asdict(self.config) | own | settings

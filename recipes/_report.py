@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import metatext
 from metatext.errors import InputError
 from metatext.files import write_json
+from metatext.markdown import markdown_table
 from metatext.plot import pyplot, save_figure
 from metatext.statistics import confidence_interval
 
@@ -91,13 +92,12 @@ def report(place: Path, settings: Any, records: Sequence[dict[str, Any]], figure
 def table(rows: Sequence[dict[str, Any]], digits: int) -> str:
     """Markdown: mean over the seeds and half the width of its 95% interval, after up to 3, 5, 10 gradient steps."""
     steps = [k for k in range(len(rows[0]["mean"])) if k in (0, 1, 2, 3, 5, 10)]
-    lines = ["| | method | " + " | ".join("1 step" if k == 1 else f"{k} steps" for k in steps) + " |"]
-    lines.append("|---|---|" + "---|" * len(steps))
+    lines = []
     for row in rows:
         pairs = [(row["mean"][k], row["ci95"][k]) for k in steps]
         cells = [f"{m:.{digits}f} ± {half:.{digits}f}" if math.isfinite(m) else "diverged" for m, half in pairs]
-        lines.append(f"| {row['problem']} | {row['method']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([row["problem"], row["method"], *cells])
+    return markdown_table(["", "method", *("1 step" if k == 1 else f"{k} steps" for k in steps)], lines)
 
 
 def _draw(path: Path, rows: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]], figure: str) -> None:
