@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from metatext.domains import Domain
 from metatext.heads import LinearHead, LinearLayer
 from metatext.learner import Learner
 from metatext.tasks import Examples
+from metatext.trainer import learning_rate
 
 
 class Prediction(NamedTuple):
@@ -133,8 +134,7 @@ def train_classifier(
     targets = torch.tensor([model.head.classes.index(label) for label in labels], device=model.device)
     groups = [{"params": model.encoder.parameters(), "lr": lr}, {"params": model.head.parameters(), "lr": 1e-3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps + 1)
-    schedule.step()  # its first rate is 0
+    schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, 0.1))
     generator = torch.Generator().manual_seed(seed)
     layer, rows = LinearLayer(model.head.weight, model.head.bias), list[int]()
     for _ in range(steps):

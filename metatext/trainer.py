@@ -269,9 +269,7 @@ class MetaTrainer:
         return [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
 
     def _schedule(self, step: int) -> float:
-        """Linear warm-up, then linear decay to 0 after the last step."""
-        warmup = max(1, round(self.config.warmup_fraction * self.config.meta_steps))
-        return min((step + 1) / warmup, (self.config.meta_steps - step) / max(1, self.config.meta_steps - warmup + 1))
+        return learning_rate(step, self.config.meta_steps, self.config.warmup_fraction)
 
     # ------------------------------------------------------------------ checkpoints
     def _save(self, folder: Path) -> None:
@@ -392,6 +390,12 @@ def annealed(config: TrainConfig, inner_steps: int, step: int) -> tuple[list[flo
         return None, order
     share = (1 - step / steps) / inner_steps
     return [share] * (inner_steps - 1) + [1 - (inner_steps - 1) * share], order
+
+
+def learning_rate(step: int, steps: int, warmup_fraction: float) -> float:
+    """Of the peak, in step 0, 1, ..: linear warm-up, then linear decay, to 0 after the last step."""
+    warmup = max(1, round(warmup_fraction * steps))
+    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup + 1))
 
 
 def describe(domains: Sequence[Domain]) -> str:
