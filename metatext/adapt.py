@@ -22,6 +22,7 @@ from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, quiet
 from metatext.maml import adapted
 from metatext.start import Start, called, choose
+from metatext.tables import choice
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
 
@@ -88,8 +89,9 @@ def adapt(
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
     unknown = sorted(set(class_names or ()) - set(classes))
     if unknown:
-        raise InputError(f"a name is given for label {unknown[0]!r}, but the labels are {', '.join(classes)}")
+        raise InputError(f"a name is given for label {unknown[0]!r}; {choice(unknown[0], classes)}")
     _check_start(learner, blend, class_names)
+    _warn_of_texts(learner, texts, labels)
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose(learner, support, classes, called(classes, class_names), blend)
     with ready(learner, support, classes, start, steps) as layer:
@@ -125,6 +127,18 @@ def _check_start(learner: Learner, blend: float | None, class_names: Mapping[str
     for name, value in (("blend", blend), ("class_names", class_names)):
         if value is not None and isinstance(learner.head, LinearHead):
             raise InputError(f"{name} is for learners with a prototype head; this one's head has learned its classes")
+
+
+def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str]) -> None:
+    """Says which texts are not what the user may take them for."""
+    several = [
+        text for text, count in Counter(text for text, _ in set(zip(texts, labels, strict=True))).items() if count > 1
+    ]
+    if several:
+        logger.warning("%d texts have more than one label, the first is %r", len(several), several[0][:40])
+    most = learner.tokens.max_length
+    if cut := sum(len(ids) >= most for ids in learner.tokens.ids(texts)):
+        logger.info("%d of the %d texts reach %d tokens, where they are cut (max_length)", cut, len(texts), most)
 
 
 def _tied(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:

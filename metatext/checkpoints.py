@@ -58,7 +58,8 @@ def has_checkpoint(output: Path) -> bool:
 def last_checkpoint(output: Path) -> Path:
     folders = sorted((output / "checkpoints").glob("step-*"))
     if not folders:
-        raise InputError(f"{output} holds no checkpoint to resume: start without --resume, or with --overwrite")
+        again = ", or with --overwrite" if output.exists() else ""
+        raise InputError(f"{output} holds no checkpoint to resume: start without --resume{again}")
     return folders[-1]
 
 

@@ -117,6 +117,11 @@ class Adapt:
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
         print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {len(domain)} texts")
+        if start := adapted.metadata.get("start"):
+            print(
+                f"its encoder has {start['blend']:.0%} of what was meta-learned; what was known of the classes before "
+                f"(their names, source classes) counts as {start['names_weight']:g} texts each"
+            )
 
 
 @dataclass(frozen=True)
@@ -254,16 +259,16 @@ def run_command(parse: Any, words: list[str]) -> None:
     _set_up_logging(debug)
     try:
         _parsed(parse, [word for word in words if word != "--debug"]).run()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
     except (InputError, OSError, FloatingPointError) as error:
         if debug:
             raise
         print(f"metatext: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(
-            "metatext: interrupted; training goes on with --resume, a search or an evaluation when it is repeated",
-            file=sys.stderr,
-        )
+        what = "training goes on with --resume from its last checkpoint (see --save-every), if there is one"
+        print(f"metatext: interrupted; {what}; a search or an evaluation when it is repeated", file=sys.stderr)
         sys.exit(130)
 
 

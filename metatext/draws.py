@@ -76,8 +76,8 @@ def make_draws(
         need = most if held else most + 1
         if len(texts) < need:
             raise InputError(
-                f"class {name!r} of {target.name!r} has {len(texts)} distinct texts to draw from, but {most} shots "
-                f"need {need}: lower --shots, or leave the class out"
+                f"class {name!r} of {target.name!r} has too few distinct texts, {len(texts)}: {most} shots need {need} "
+                "to draw from; lower --shots, or take the class's rows out of the file"
             )
     result = []
     for number in range(draws):

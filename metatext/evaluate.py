@@ -128,17 +128,18 @@ class Adaptation:
 
 def ablations(adaptation: Adaptation, class_names: Sequence[str]) -> dict[str, Method]:
     """The default adaptation with one part changed, by what is changed."""
+    name = partial(called, class_names=names_by_label(class_names))
     rows = {
         "without class names": adaptation(lambda classes: [""] * len(classes)),
-        "without source classes": adaptation(sources=False),
+        "without source classes": adaptation(name, sources=False),
     }
-    if adaptation.learner.pretrained is not None:
-        rows |= {"meta-trained weights": adaptation(share=1.0), "pretrained weights": adaptation(share=0.0)}
-    if inner_steps := adaptation.learner.settings.inner_steps:
-        rows["and inner steps"] = adaptation(steps=inner_steps)
-    rows["the inner loop alone"] = adaptation(alone=True)
     if class_names:
-        rows["with the given class names"] = adaptation(partial(called, class_names=names_by_label(class_names)))
+        rows["labels as class names"] = adaptation(readable)
+    if adaptation.learner.pretrained is not None:
+        rows |= {"meta-trained weights": adaptation(name, share=1.0), "pretrained weights": adaptation(name, share=0.0)}
+    if inner_steps := adaptation.learner.settings.inner_steps:
+        rows["and inner steps"] = adaptation(name, steps=inner_steps)
+    rows["the inner loop alone"] = adaptation(alone=True)
     return rows
 
 
@@ -185,7 +186,7 @@ def make_methods(
     for name, learner in learners.items():
         adaptation = Adaptation(learner)
         if "maml" in wanted:
-            methods[name] = adaptation()
+            methods[name] = adaptation(partial(called, class_names=names_by_label(settings.class_names)))
         if "ablations" in wanted and isinstance(learner.head, PrototypeHead):
             methods |= {f"{name}, {what}": run for what, run in ablations(adaptation, settings.class_names).items()}
     return methods

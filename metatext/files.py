@@ -45,7 +45,9 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_free(path: str | Path, overwrite: bool = False, options: str = "--overwrite") -> None:
+def check_free(
+    path: str | Path, overwrite: bool = False, options: str = "--overwrite (in Python overwrite=True)"
+) -> None:
     """Refuses a folder that holds something, unless `overwrite` is set and metatext wrote it.
 
     Raises:

@@ -122,8 +122,8 @@ def _sentence(error: Exception, hub_id: str, not_found: str, unfinished: str) ->
     if isinstance(error, LocalEntryNotFoundError):
         why = "HF_HUB_OFFLINE is set" if isinstance(error.__cause__, OfflineModeIsEnabled) else "the Hub did not answer"
         return (
-            f"{hub_id!r} was not found: no folder of that name exists, {why}, and the whole model is not in the cache "
-            f"of this machine; {unfinished} once there is a connection"
+            f"{hub_id!r} was not found: no folder of that name exists (check the name), {why}, and the whole model is "
+            f"not in the cache of this machine; if it is on the Hub, {unfinished} once there is a connection"
         )
     if isinstance(error, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, so {hub_id!r} cannot be reached; unset it; {unfinished}"

@@ -121,9 +121,9 @@ def evaluation_files(output: Path, plot: bool = False) -> list[Path]:
     """What `evaluate` writes: the result as JSON, the report as Markdown, and the figure.
 
     Raises:
-        InputError: `output` has the suffix of the report or of the figure.
+        InputError: `output` is not called .json.
     """
-    if output.suffix in (".md", ".svg"):
+    if output.suffix != ".json":
         raise InputError(f"{output} is to be a JSON file, beside which the report is written as .md: name it .json")
     return [output, output.with_suffix(".md"), *([output.with_suffix(".svg")] if plot else [])]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings
 
 if TYPE_CHECKING:
     from metatext.domains import Domain
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Recipe:
             _check_table(places[name], settings)
             result = pipeline.evaluate(runs, target, sources, settings, test, places[name])
             print(f"\n{target.name}: {len(target.classes)} classes, {settings.draws} draws, accuracy / macro-F1 in %\n")
-            print("\n\n".join([result["table"], *result["differences"]]), flush=True)
+            print("\n\n".join([result["table"], *result["differences"], f"All of it: {places[name]}"]), flush=True)
 
     def _train(self, folder: Path, sources: Sequence[Domain], second_order_steps: int) -> str:
         """Trains one learner, unless the folder holds it already."""
@@ -98,6 +101,7 @@ class Recipe:
             raise FileExistsError(
                 f"{folder} holds a learner of other options ({', '.join(other)}): pass --overwrite, or another --output"
             )
+        logger.info("%s: %s", folder, learner.method)
         train(sources, self.encoder, learner, self.episodes, config)
         write_json(note, asked)
         return str(folder)

@@ -59,12 +59,17 @@ def names_by_label(pairs: Sequence[str]) -> dict[str, str]:
     """The names of `--class-names`, each written label=name.
 
     Raises:
-        InputError: a pair without "=".
+        InputError: a pair without "=" or without a name; a label that has two.
     """
+    names: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        label, _, name = pair.partition("=")
+        if not label or not name:
             raise InputError(f"class_names must be label=name, such as sports=体育, got {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
+        if label in names:
+            raise InputError(f"class_names gives label {label!r} two names, {names[label]!r} and {name!r}")
+        names[label] = name
+    return names
 
 
 @dataclass(frozen=True)
@@ -296,7 +301,7 @@ class EvaluateSettings:
     """Rows of the table. By default all but setfit, whose cost grows with the square of the labels, and ablations, the
     parts of the default adaptation."""
     class_names: tuple[str, ...] = ()
-    """With ablations, one more row: what labels are called in the language of the texts, as label=name."""
+    """What labels are called in the language of the texts, as label=name, for the given learners (as in adapt)."""
     test: str | None = None
     """Another labelled file of the target to judge on; by default, target rows that are not in the support."""
     ways: int | None = None

@@ -132,7 +132,9 @@ def test_train_adapt_predict_in_processes_of_their_own(folder: Path, tiny_bert: 
     assert done.stdout.startswith(f"{tmp_path / 'run'}: 2 meta-steps in ") and done.stdout.count("\n") == 1
     assert "Warning" not in done.stderr and "Loading" not in done.stderr and "Traceback" not in done.stderr
     done = command("adapt", tmp_path / "run", folder / "target.jsonl", *COLUMNS, "--output", tmp_path / "model")
-    assert done.stdout == f"{tmp_path / 'model'}: a classifier of 6 classes, adapted to 30 texts\n"
+    first, second = done.stdout.splitlines()
+    assert first == f"{tmp_path / 'model'}: a classifier of 6 classes, adapted to 30 texts"
+    assert second.startswith("its encoder has ") and "count" in second
     posts = write_jsonl(
         tmp_path / "posts.jsonl", [{"id": i, "text": row["text"]} for i, row in enumerate(make_rows(3, 4))]
     )
@@ -300,7 +302,7 @@ def test_too_few_rows_are_refused(
     assert "domain 'a' has 0 classes with 65 distinct texts" in refused(*train, "--shots", 50)
     assert "'a'" in refused(*train, "--ways", 7, "--shots", 1, "--queries", 1)
     evaluate = ("evaluate", run, "--target", folder / "target.jsonl", "--output", tmp_path / "table.json")
-    assert "class 'car' of 'target' has 5 distinct texts to draw from, but 50 shots need 51" in refused(
+    assert "class 'car' of 'target' has too few distinct texts, 5: 50 shots need 51" in refused(
         *evaluate, "--shots", 50
     )
     assert not list(tmp_path.iterdir())
@@ -332,7 +334,7 @@ def test_what_is_there_already_is_kept(
     sentence = refused("predict", model, folder / "target.jsonl", "--output", tmp_path / "out.csv")
     assert "out.csv already exists" in sentence and (tmp_path / "out.csv").read_text() == "mine"
     sentence = refused("evaluate", run, "--target", folder / "target.jsonl", "--output", tmp_path / "out.csv")
-    assert "out.csv already exists" in sentence
+    assert "out.csv is to be a JSON file" in sentence
     (tmp_path / "out.md").write_text("mine")
     sentence = refused("evaluate", run, "--target", folder / "target.jsonl", "--output", tmp_path / "out.json")
     assert "out.md already exists" in sentence and (tmp_path / "out.md").read_text() == "mine"

@@ -96,7 +96,7 @@ def test_bad_draws_are_refused_by_name() -> None:
         make_draws(make_domain(), [])
     few = Domain.from_records(["一", "二", "三", "四", "五"], ["good", "good", "good", "bad", "bad"], name="posts")
     with pytest.raises(
-        InputError, match=r"class 'bad' of 'posts' has 2 distinct texts .* 2 shots need 3: lower --shots"
+        InputError, match=r"class 'bad' of 'posts' has too few distinct texts, 2: 2 shots need 3 to draw from; lower"
     ):
         make_draws(few, [1, 2])
 

@@ -307,9 +307,14 @@ def test_no_connection(learner: Path, tmp_path: Path) -> None:
         pushed_offline, fetched_offline = call(tmp_path, url, *calls, HF_HUB_OFFLINE=1)
 
     assert "could not be made" in pushed and pushed.endswith("repeat the command to finish")
-    assert "'user/none' was not found: no folder of that name exists, the Hub did not answer" in fetched
+    assert (
+        "'user/none' was not found: no folder of that name exists (check the name), the Hub did not answer" in fetched
+    )
     assert pushed_offline.startswith("error HF_HUB_OFFLINE is set, so 'user/learner' cannot be reached")
-    assert "'user/none' was not found: no folder of that name exists, HF_HUB_OFFLINE is set" in fetched_offline
+    assert (
+        "'user/none' was not found: no folder of that name exists (check the name), HF_HUB_OFFLINE is set"
+        in fetched_offline
+    )
 
 
 def test_local_paths_are_taken_out_and_the_users_own_readme_wins(hub: HubServer, learner: Path, tmp_path: Path) -> None:

@@ -223,13 +223,21 @@ def test_class_names_change_what_is_learned(learner: Learner) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_names": {"d": "x"}}, "a name is given for label 'd', but the labels are a, b, c"),
+        ({"class_names": {"d": "x"}}, "a name is given for label 'd'; there are 'a', 'b', 'c'"),
         ({"blend": 0.4}, "blend must be one of 0.0, 0.25, 0.5, 0.75, 1.0, got 0.4"),
     ],
 )
 def test_impossible_wishes_are_refused(learner: Learner, options: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(InputError, match=message):
         adapt(learner, TEXTS, CLASSES * 2, **options)
+
+
+def test_texts_that_are_not_what_they_seem_are_counted(learner: Learner, caplog: pytest.LogCaptureFixture) -> None:
+    learner.tokens.max_length = 9
+    with caplog.at_level("INFO", "metatext"):
+        adapt(learner, [*TEXTS, TEXTS[0], TEXTS[0] * 2], [*CLASSES * 2, "b", "a"])
+    assert f"1 texts have more than one label, the first is {TEXTS[0]!r}" in caplog.text
+    assert "1 of the 8 texts reach 9 tokens, where they are cut" in caplog.text
 
 
 def test_a_learned_head_takes_no_start(tiny_bert: Path) -> None:
@@ -257,3 +265,7 @@ def test_names_on_the_command_line_are_pairs() -> None:
     assert names_by_label(["sports=体育", "a=b=c"]) == {"sports": "体育", "a": "b=c"}
     with pytest.raises(InputError, match="class_names must be label=name, such as sports=体育, got 'sports'"):
         EvaluateSettings(class_names=("sports",))
+    with pytest.raises(InputError, match=r"class_names must be label=name, .* got 'sports='"):
+        EvaluateSettings(class_names=("sports=",))
+    with pytest.raises(InputError, match="class_names gives label 'a' two names, 'x' and 'y'"):
+        EvaluateSettings(class_names=("a=x", "a=y"))
