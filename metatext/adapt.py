@@ -21,8 +21,7 @@ from metatext.heads import LinearHead, LinearLayer
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, quiet
 from metatext.maml import adapted
-from metatext.start import Start, called, choose
-from metatext.tables import choice
+from metatext.start import Start, called, check_names, choose
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
 
@@ -87,9 +86,7 @@ def adapt(
         raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
-    unknown = sorted(set(class_names or ()) - set(classes))
-    if unknown:
-        raise InputError(f"a name is given for label {unknown[0]!r}; {choice(unknown[0], classes)}")
+    check_names(class_names or (), classes)
     _check_start(learner, blend, class_names)
     _warn_of_texts(learner, texts, labels)
     support = Examples(list(texts), [classes.index(label) for label in labels])
@@ -131,10 +128,8 @@ def _check_start(learner: Learner, blend: float | None, class_names: Mapping[str
 
 def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str]) -> None:
     """Says which texts are not what the user may take them for."""
-    several = [
-        text for text, count in Counter(text for text, _ in set(zip(texts, labels, strict=True))).items() if count > 1
-    ]
-    if several:
+    labels_of = Counter(text for text, _ in dict.fromkeys(zip(texts, labels, strict=True)))
+    if several := [text for text, count in labels_of.items() if count > 1]:
         logger.warning("%d texts have more than one label, the first is %r", len(several), several[0][:40])
     most = learner.tokens.max_length
     if cut := sum(len(ids) >= most for ids in learner.tokens.ids(texts)):

@@ -173,9 +173,8 @@ class Binding:
         learner, count = self.learner, len(self.support.batches)
         if not learner.head.needs_centroids:
             return {}
-        shared = (
-            learner.settings.inner_steps > self.recorded
-        )  # the first step's graph is not one to differentiate again
+        # Not where the first step's graph is one to differentiate again.
+        shared = learner.settings.inner_steps > self.recorded
         with torch.set_grad_enabled(shared and count <= 2):  # more batches' graphs at once could be too much
             return {i: self._features(i) for i in range(count)}
 

@@ -222,7 +222,7 @@ print(classifier.predict(["a text to classify"]))"""
     code = f"""\
 from transformers import pipeline
 
-classifier = pipeline("text-classification", model={hub_id!r}, truncation=True)
+classifier = pipeline("text-classification", model={hub_id!r})
 print(classifier(["a text to classify"], {truncation}))"""
     return f"## Use\n\nPlain transformers, no metatext needed:\n\n```python\n{code}\n```"
 

@@ -92,13 +92,13 @@ class Adaptation:
     While a draw moves no weights but to another blend, each test text is encoded once a blend, for all draws and rows.
     """
 
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
+    def __init__(self, learner: Learner, class_names: Mapping[str, str] | None = None) -> None:
+        self.learner, self.class_names = learner, class_names
         self._blends: dict[float, FrozenEncoder] = defaultdict(lambda: FrozenEncoder(learner))
 
     def __call__(
         self,
-        name: Callable[[Sequence[str]], list[str]] = readable,
+        name: Callable[[Sequence[str]], list[str]] | None = None,
         steps: int | None = None,
         alone: bool = False,
         **how: Any,
@@ -106,11 +106,13 @@ class Adaptation:
         """The default adaptation, or another.
 
         Args:
-            name: gives what the labels are called.
+            name: gives what the labels are called; by default the class names do, as in `adapt`.
             steps: of the inner loop.
             alone: leave out the choice of a start: the episode of meta-training.
             **how: arguments of `metatext.start.choose`.
         """
+
+        name = name or partial(called, class_names=self.class_names)
 
         def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
             classes = sorted(set(labels))
@@ -126,19 +128,18 @@ class Adaptation:
         return run
 
 
-def ablations(adaptation: Adaptation, class_names: Sequence[str]) -> dict[str, Method]:
+def ablations(adaptation: Adaptation) -> dict[str, Method]:
     """The default adaptation with one part changed, by what is changed."""
-    name = partial(called, class_names=names_by_label(class_names))
     rows = {
         "without class names": adaptation(lambda classes: [""] * len(classes)),
-        "without source classes": adaptation(name, sources=False),
+        "without source classes": adaptation(sources=False),
     }
-    if class_names:
+    if adaptation.class_names:
         rows["labels as class names"] = adaptation(readable)
     if adaptation.learner.pretrained is not None:
-        rows |= {"meta-trained weights": adaptation(name, share=1.0), "pretrained weights": adaptation(name, share=0.0)}
+        rows |= {"meta-trained weights": adaptation(share=1.0), "pretrained weights": adaptation(share=0.0)}
     if inner_steps := adaptation.learner.settings.inner_steps:
-        rows["and inner steps"] = adaptation(name, steps=inner_steps)
+        rows["and inner steps"] = adaptation(steps=inner_steps)
     rows["the inner loop alone"] = adaptation(alone=True)
     return rows
 
@@ -184,11 +185,11 @@ def make_methods(
     }
     methods = {METHODS[key]: makers[key]() for key in METHODS if key in wanted and key in makers}
     for name, learner in learners.items():
-        adaptation = Adaptation(learner)
+        adaptation = Adaptation(learner, names_by_label(settings.class_names))
         if "maml" in wanted:
-            methods[name] = adaptation(partial(called, class_names=names_by_label(settings.class_names)))
+            methods[name] = adaptation()
         if "ablations" in wanted and isinstance(learner.head, PrototypeHead):
-            methods |= {f"{name}, {what}": run for what, run in ablations(adaptation, settings.class_names).items()}
+            methods |= {f"{name}, {what}": run for what, run in ablations(adaptation).items()}
     return methods
 
 

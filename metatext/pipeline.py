@@ -29,7 +29,8 @@ from metatext.learner import Learner, default_device, saved_settings
 from metatext.plot import plot_accuracy, pyplot
 from metatext.report import classes, compare, differences, is_own, summarise, table
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig, names_by_label
-from metatext.tables import choice, listed
+from metatext.start import check_names
+from metatext.tables import listed
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output, describe
 
@@ -147,9 +148,7 @@ def evaluate(
         and under which settings and versions they were obtained.
     """
     files = evaluation_files(output, settings.plot) if output else []
-    for label in names_by_label(settings.class_names):
-        if label not in target.classes:
-            raise InputError(f"a name is given for label {label!r}; {choice(label, target.classes)}")
+    check_names(names_by_label(settings.class_names), target.classes)
     if settings.plot:
         pyplot()  # says now if it is missing
     draws = make_draws(

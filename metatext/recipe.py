@@ -73,8 +73,9 @@ class Recipe:
         if not PartialState().is_main_process:
             return
         settings = dataclasses.replace(self.evaluate, joint=self.evaluate.joint or str(output / "joint"))
+        for place in places.values():
+            _check_table(place, settings)
         for name, (target, test) in targets.items():
-            _check_table(places[name], settings)
             result = pipeline.evaluate(runs, target, sources, settings, test, places[name])
             print(f"\n{target.name}: {len(target.classes)} classes, {settings.draws} draws, accuracy / macro-F1 in %\n")
             print("\n\n".join([result["table"], *result["differences"], f"All of it: {places[name]}"]), flush=True)
@@ -91,15 +92,13 @@ class Recipe:
         asked |= {k: v for part in (learner, self.episodes, config) for k, v in dataclasses.asdict(part).items()}
         for how in ("resume", "overwrite", "progress", "output"):
             asked.pop(how)
-        asked = json.loads(json.dumps(asked))
         note = folder / "recipe.json"
         if (folder / METADATA).exists() and not config.overwrite:
-            before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-            other = [name for name in asked if before.get(name) != asked[name]]
+            other = _other(json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}, asked)
             if not other:
                 return str(folder)
             raise FileExistsError(
-                f"{folder} holds a learner of other options ({', '.join(other)}): pass --overwrite, or another --output"
+                f"{folder} holds a learner of other options ({other}): pass --overwrite, or another --output"
             )
         logger.info("%s: %s", folder, learner.method)
         train(sources, self.encoder, learner, self.episodes, config)
@@ -118,9 +117,9 @@ class Recipe:
         """A source, without the classes that are a target's."""
         from metatext.domains import Domain
 
-        domain = Domain.from_file(self._file(name, "train"))
-        targets = [self._file(target, "train").resolve() for target in self.target]
-        if not self.target_classes or self._file(name, "train").resolve() not in targets:
+        file = self._file(name, "train")
+        domain = Domain.from_file(file)
+        if not self.target_classes or not any(file.samefile(self._file(target, "train")) for target in self.target):
             return domain
         return domain.restrict(c for c in domain.classes if c not in self.target_classes)
 
@@ -128,17 +127,17 @@ class Recipe:
         """The target and, where its folder has one, its test split."""
         from metatext.domains import Domain
 
-        domain = Domain.from_file(self._file(name, "train"), name=Path(name).name, clean=self.clean or None)
-        wanted = self.target_classes or domain.classes
+        def read(file: Path, name: str | None = None) -> Domain:
+            domain = Domain.from_file(file, name=name, clean=self.clean or None)
+            return domain.restrict(self.target_classes) if self.target_classes else domain
+
         place = Path(self.data_dir) / f"{name}.test.jsonl"
         if self.evaluate.test:
             if len(self.target) > 1:
                 raise InputError("--evaluate.test is the test file of one target, but --target names several")
             place = Path(self.evaluate.test)
-        elif not place.is_file():
-            return domain.restrict(wanted), None
-        test = Domain.from_file(place, clean=self.clean or None)
-        return domain.restrict(wanted), test.restrict(self.target_classes) if self.target_classes else test
+        test = read(place) if self.evaluate.test or place.is_file() else None
+        return read(self._file(name, "train"), Path(name).name), test
 
 
 def _stem(name: str) -> str:
@@ -153,10 +152,14 @@ def _check_table(place: Path, settings: EvaluateSettings) -> None:
         FileExistsError: naming the table.
     """
     if place.exists():
-        before, now = json.loads(place.read_text(encoding="utf-8"))["settings"], dataclasses.asdict(settings)
-        other = [name for name, value in json.loads(json.dumps(now)).items() if before.get(name) != value]
-        if other:
-            raise FileExistsError(f"{place} is a table of other options ({', '.join(other)}): move it away first")
+        before = json.loads(place.read_text(encoding="utf-8"))["settings"]
+        if other := _other(before, dataclasses.asdict(settings)):
+            raise FileExistsError(f"{place} is a table of other options ({other}): move it away first")
+
+
+def _other(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Names of the options that are not what they were when `before` was written, as JSON."""
+    return ", ".join(name for name, value in json.loads(json.dumps(now)).items() if before.get(name) != value)
 
 
 def main(default: Recipe, description: str | None = None) -> None:

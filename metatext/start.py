@@ -9,7 +9,7 @@ only whether it fits these classes better than a permutation of it would.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from metatext.blend import SHARES, blended
+from metatext.errors import InputError
 from metatext.heads import LinearLayer, PrototypeHead
 from metatext.learner import Learner
+from metatext.tables import choice
 from metatext.tasks import Examples
 
 _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
@@ -84,6 +86,16 @@ def choose(
                 best = score, Start(blend, weight, space.layer(weight * known, scale))
     assert best
     return best[1]
+
+
+def check_names(class_names: Iterable[str], classes: Sequence[str]) -> None:
+    """Refuses a name for a label that is not among `classes`.
+
+    Raises:
+        InputError: naming the label, and the one that may have been meant.
+    """
+    for label in sorted(set(class_names) - set(classes)):
+        raise InputError(f"a name is given for label {label!r}; {choice(label, classes)}")
 
 
 def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:

@@ -11,28 +11,22 @@ Fine-tuning 2,000 times takes most of a day on two cores, so its rows are made o
     --evaluate.draws 50 --evaluate.methods tfidf centroid frozen finetune probe maml --output runs/huffpost_50
 """
 
-from metatext.recipe import Recipe, main
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from _bao import bao
 
-HUFFPOST = Recipe(
-    source=("en/huffpost.train_classes", "en/huffpost.val_classes"),
-    target=("en/huffpost.test_classes",),
-    encoder="sentence-transformers/all-MiniLM-L6-v2",
-    data_dir="data",
-    orders=("first-order",),
-    clean=(),
-    episodes=EpisodeSettings(
+from metatext.recipe import main
+from metatext.settings import EpisodeSettings, TrainConfig
+
+HUFFPOST = bao(
+    "en/huffpost",
+    EpisodeSettings(
         ways=10, shots=5, queries=5, valid_classes=("CRIME", "GREEN", "MEDIA", "WEIRD NEWS", "WORLDPOST")
     ),
-    learner=LearnerSettings(inner_steps=0, max_length=48),  # a prototypical network: see docs/results.md
-    config=TrainConfig(
+    TrainConfig(
         output="runs/huffpost_fewshot", meta_steps=200, meta_batch_size=4, outer_lr=3e-5, eval_every=40,
         eval_episodes=60, save_every=40, mixed_precision="bf16",
     ),
-    evaluate=EvaluateSettings(
-        shots=(1, 5), draws=1000, ways=5, test_size=125, precision="bf16",
-        methods=("tfidf", "centroid", "frozen", "maml"),
-    ),
+    max_length=48,
+    test_size=125,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -8,28 +8,22 @@ where DATA holds, as JSON lines with text and label,
                                (github.com/YujiaBao/Distributional-Signatures)
 """
 
-from metatext.recipe import Recipe, main
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from _bao import bao
 
-REUTERS = Recipe(
-    source=("en/reuters.train_classes", "en/reuters.val_classes"),
-    target=("en/reuters.test_classes",),
-    encoder="sentence-transformers/all-MiniLM-L6-v2",
-    data_dir="data",
-    orders=("first-order",),
-    clean=(),
-    episodes=EpisodeSettings(
+from metatext.recipe import main
+from metatext.settings import EpisodeSettings, TrainConfig
+
+REUTERS = bao(
+    "en/reuters",
+    EpisodeSettings(
         ways=5, shots=5, queries=5, valid_classes=("iron-steel", "jobs", "livestock", "money-fx", "money-supply")
     ),
-    learner=LearnerSettings(inner_steps=0, max_length=128),
-    config=TrainConfig(
+    TrainConfig(
         output="runs/reuters_fewshot", meta_steps=40, meta_batch_size=4, outer_lr=3e-5, eval_every=10,
         eval_episodes=40, save_every=20, mixed_precision="bf16",
     ),
-    evaluate=EvaluateSettings(
-        shots=(1, 5), draws=1000, ways=5, test_size=75, precision="bf16",
-        methods=("tfidf", "centroid", "frozen", "maml"),
-    ),
+    max_length=128,
+    test_size=75,
 )  # fmt: skip
 
 if __name__ == "__main__":
