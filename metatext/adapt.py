@@ -24,6 +24,7 @@ from metatext.maml import adapted
 from metatext.start import Start, called, check_names, choose
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
+from metatext.tune import default_epochs, tuned
 
 logger = logging.getLogger(__name__)
 
@@ -60,26 +61,31 @@ def adapt(
     steps: int | None = None,
     class_names: Mapping[str, str] | None = None,
     blend: float | None = None,
+    epochs: int | None = None,
 ) -> Adapted:
-    """Chooses a start from the labelled texts and runs the inner loop on them; the learner is left as it was.
+    """Chooses a start from the labelled texts and fine-tunes it on them; the learner is left as it was.
 
     Args:
         learner: a meta-trained learner.
         texts: the support, any number per class.
         labels: the class name of each text; at least two different ones.
-        steps: inner steps; by default none with a prototype head, whose start is chosen from the texts, and as many as
-            in meta-training with a learned head.
+        steps: inner steps, with the learned rates; by default none with a prototype head, whose start is chosen from
+            the texts, and as many as in meta-training with a learned head.
         class_names: what a label is called, in the language of the texts: a word or a short description. By default
             the label itself, unless it is a number or the like; an empty name says nothing.
         blend: share of the meta-trained weights, one of `metatext.blend.SHARES`; by default chosen from the support.
+        epochs: passes of fine-tuning over the texts (`metatext.tune`); by default 4 from 30 texts on, and none with
+            fewer, or where inner steps are asked for.
 
     Raises:
-        InputError: negative steps; fewer than two classes; a label that the learner's learned head does not know; a
-            name for a label that is not there; a blend that cannot be had; either for a learned head.
+        InputError: negative steps or epochs; fewer than two classes; a label that the learner's learned head does not
+            know; a name for a label that is not there; a blend that cannot be had; one of the last three arguments for
+            a learned head.
     """
     classes = sorted(set(labels))
-    if steps is not None and steps < 0:
-        raise InputError(f"steps must be 0 or more, got {steps}")
+    for what, number in (("steps", steps), ("epochs", epochs)):
+        if number is not None and number < 0:
+            raise InputError(f"{what} must be 0 or more, got {number}")
     if not learner.meta_trained:
         logger.warning("%s is a plain encoder: nothing was meta-learned, only adapted", learner.base_model)
     if not classes:
@@ -87,41 +93,60 @@ def adapt(
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
     check_names(class_names or (), classes)
-    _check_start(learner, blend, class_names)
+    _check_start(learner, blend=blend, class_names=class_names, epochs=epochs)
     _warn_of_texts(learner, texts, labels)
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose(learner, support, classes, called(classes, class_names), blend)
-    with ready(learner, support, classes, start, steps) as layer:
+    epochs = passes(support, start, steps, epochs)
+    with ready(learner, support, classes, start, steps, epochs) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
     if start:
         metadata["start"] = {"blend": start.share, "names_weight": start.weight}
+        metadata["epochs"] = epochs
     if steps is not None or start:
         metadata["inner_steps"] = steps or 0
     return Adapted(model, learner.tokens, classes, metadata)
 
 
+def passes(support: Examples, start: Start | None, steps: int | None, epochs: int | None) -> int:
+    """Passes of fine-tuning over the support: those asked for, else `default_epochs` where no inner steps are."""
+    if epochs is not None:
+        return epochs
+    return default_epochs(support) if start and not steps else 0
+
+
 @contextmanager
 def ready(
-    learner: Learner, support: Examples, classes: Sequence[str], start: Start | None, steps: int | None = None
+    learner: Learner,
+    support: Examples,
+    classes: Sequence[str],
+    start: Start | None,
+    steps: int | None = None,
+    epochs: int = 0,
 ) -> Iterator[LinearLayer]:
     """Within the block the learner is adapted to `support`; yields the task's linear layer.
 
-    From a start that was chosen no inner steps are taken unless asked for: they gain nothing on average
-    (docs/results.md). Without one, the inner loop of meta-training runs from its own start.
+    From a start that was chosen, the encoder is fine-tuned, and no inner steps are taken unless asked for: they gain
+    nothing on average (docs/results.md). Without one, the inner loop of meta-training runs from its own start.
     """
     if start is None:
         with adapted(learner, support, classes, steps) as layer:
             yield layer
         return
-    with blended(learner, start.share), adapted(learner, support, classes, steps or 0, start.layer) as layer:
+    with (
+        blended(learner, start.share),
+        tuned(learner, support, start, epochs) as first,
+        adapted(learner, support, classes, steps or 0, first) as layer,
+    ):
         yield layer
 
 
-def _check_start(learner: Learner, blend: float | None, class_names: Mapping[str, str] | None) -> None:
+def _check_start(learner: Learner, **wishes: Any) -> None:
+    blend = wishes["blend"]
     if blend is not None and blend not in SHARES:
         raise InputError(f"blend must be one of {', '.join(map(str, SHARES))}, got {blend}")
-    for name, value in (("blend", blend), ("class_names", class_names)):
+    for name, value in wishes.items():
         if value is not None and isinstance(learner.head, LinearHead):
             raise InputError(f"{name} is for learners with a prototype head; this one's head has learned its classes")
 

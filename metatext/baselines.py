@@ -22,6 +22,7 @@ from metatext.heads import LinearHead, LinearLayer
 from metatext.learner import Learner
 from metatext.tasks import Examples
 from metatext.trainer import learning_rate
+from metatext.tune import shuffled
 
 
 class Prediction(NamedTuple):
@@ -135,12 +136,8 @@ def train_classifier(
     groups = [{"params": model.encoder.parameters(), "lr": lr}, {"params": model.head.parameters(), "lr": 1e-3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, 0.1))
-    generator = torch.Generator().manual_seed(seed)
-    layer, rows = LinearLayer(model.head.weight, model.head.bias), list[int]()
-    for _ in range(steps):
-        while len(rows) < min(batch_size, len(texts)):
-            rows += torch.randperm(len(texts), generator=generator).tolist()
-        chosen, rows = rows[:batch_size], rows[batch_size:]
+    layer = LinearLayer(model.head.weight, model.head.bias)
+    for chosen in shuffled(len(texts), batch_size, steps, seed):
         picked = Examples([texts[row] for row in chosen], targets[chosen].tolist())
         for batch, batch_labels in model.batches(picked).batches:
             (model.loss(batch, batch_labels, layer)[0] / len(chosen)).backward()

@@ -38,7 +38,7 @@ class Train(Job):
 
         if not self.config.output:
             raise InputError("name a folder for the run: --output runs/name")
-        domains = [self.table.read(path) for path in self.source]
+        domains = self.table.read_each(self.source)
         summary = train(domains, self.encoder, self.learner, self.episodes, self.config)
         if not PartialState().is_main_process:
             return
@@ -99,6 +99,8 @@ class Adapt:
     labels themselves."""
     blend: float | None = None
     """Share of the meta-trained weights: 0, 0.25, 0.5, 0.75 or 1; by default chosen from your texts."""
+    epochs: int | None = None
+    """Passes of fine-tuning over your texts; by default 4 from 30 texts on, and none with fewer."""
     overwrite: bool = False
     """Replace the output folder."""
 
@@ -113,14 +115,15 @@ class Adapt:
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
         learner = Learner.from_pretrained(self.learner).to(default_device())
-        adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend)
+        adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend, self.epochs)
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
         print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {len(domain)} texts")
         if start := adapted.metadata.get("start"):
             print(
                 f"its encoder has {start['blend']:.0%} of what was meta-learned; what was known of the classes before "
-                f"(their names, source classes) counts as {start['names_weight']:g} texts each"
+                f"(their names, source classes) counts as {start['names_weight']:g} texts each; "
+                f"it was fine-tuned on your texts in {adapted.metadata['epochs']} passes"
             )
 
 
@@ -201,7 +204,7 @@ class Evaluate:
             raise InputError("name one or more learners to evaluate: metatext evaluate runs/news --target ...")
         target = self.table.read(self.target)
         test = self.table.read(self.settings.test) if self.settings.test else None
-        sources = [self.table.read(path) for path in self.source] or read_sources(self.runs[0], self.settings.methods)
+        sources = self.table.read_each(self.source) or read_sources(self.runs[0], self.settings.methods)
         result = evaluate(list(self.runs), target, sources, self.settings, test, Path(self.output))
         print(result["table"], *result["differences"], sep="\n")
 

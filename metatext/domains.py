@@ -9,7 +9,7 @@ For example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +82,15 @@ class Domain:
             raise InputError(f"domain {self.name!r} has no class {label!r}; {choice(label, self.classes)}")
         return self.subset(row for row, label in enumerate(self.labels) if label in chosen)
 
+    def relabel(self, labels: Mapping[str, str]) -> Domain:
+        """The domain of the rows whose label is a key of `labels`, with its value for a label.
+
+        Raises:
+            InputError: if a key does not occur here, or there is none.
+        """
+        chosen = self.restrict(labels)
+        return Domain(self.name, chosen.texts, [labels[label] for label in chosen.labels])
+
     @classmethod
     def from_records(
         cls,
@@ -131,6 +140,30 @@ class Domain:
         rows = read_rows(path, encoding)
         columns = [(text, column(rows, text, path)), (label, column(rows, label, path))]
         return cls._checked(str(path), name or Path(path).stem, columns, clean)
+
+    @classmethod
+    def each_from_file(
+        cls,
+        path: str | Path,
+        by: str,
+        text: str = "text",
+        label: str = "label",
+        encoding: str | None = None,
+        clean: str | Sequence[str] | None = None,
+    ) -> list[Domain]:
+        """The domains of a file, one for each value of column `by`, in the order in which they first occur.
+
+        Their names are the file's, without its suffix, and the value: "reviews/books". All else is as in `from_file`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            InputError: if the file cannot be read, lacks a column, or a row lacks its text, label or domain.
+        """
+        whole, rows = cls.from_file(path, text, label, None, encoding, clean), dict[str, list[int]]()
+        values = (_class_name(value) for value in column(read_rows(path, encoding), by, path))
+        for row, value in enumerate(checked_strings(values, str(path), by)):
+            rows.setdefault(value, []).append(row)
+        return [whole.subset(some, f"{whole.name}/{value}") for value, some in rows.items()]
 
     @classmethod
     def from_hub(

@@ -93,6 +93,33 @@ def make_draws(
     return result
 
 
+def official_draws(supports: Sequence[Domain], test: Domain, test_size: int = 1000) -> list[Draw]:
+    """A draw for each support of an official few-shot split, all judged on the same texts.
+
+    Its number of shots is the median over the classes, which need not have equally many.
+
+    Args:
+        supports: the labelled texts of each draw.
+        test: what they are judged on: all its rows, or a fixed random `test_size` of them.
+        test_size: most rows that a draw is judged on.
+
+    Raises:
+        InputError: fewer than two supports, or the test has a class that a support has not.
+    """
+    if len(supports) < 2:
+        raise InputError(f"draws must be at least 2 for a confidence interval, got {len(supports)} official supports")
+    rows = list(zip(test.texts, test.labels, strict=True))
+    if len(rows) > test_size:
+        rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:test_size]]
+    draws = []
+    for number, support in enumerate(supports):
+        for label in sorted(set(test.classes) - set(support.classes)):
+            raise InputError(f"{test.name!r} has texts of class {label!r}, which {support.name!r} has not")
+        shots = int(np.median([len(some) for some in support.rows_of.values()]))
+        draws.append(Draw(number, shots, list(zip(support.texts, support.labels, strict=True)), rows))
+    return draws
+
+
 def _test_rows(
     pool: dict[str, list[str]], most: int | None, size: int, rng: np.random.Generator
 ) -> list[tuple[str, str]]:

@@ -28,6 +28,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             like a few labelled texts. By default the labels themselves, unless they are numbers or the like.
         blend: share of the meta-trained weights in the encoder, from 0 to 1 in quarters; by default chosen from the
             labelled texts.
+        epochs: passes of fine-tuning over the labelled texts. By default 4 from 30 texts on; none with fewer, with
+            inner steps, or with a learned head.
 
     Attributes:
         classes_: the labels, sorted, as they were given (strings or numbers).
@@ -40,11 +42,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         steps: int | None = None,
         class_names: Mapping[Any, str] | None = None,
         blend: float | None = None,
+        epochs: int | None = None,
     ) -> None:
         self.learner = learner
         self.steps = steps
         self.class_names = class_names
         self.blend = blend
+        self.epochs = epochs
 
     def __sklearn_clone__(self) -> FewShotClassifier:
         return type(self)(**self.get_params(deep=False))  # shares the learner, which fitting leaves as it was
@@ -80,7 +84,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         )
         called = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
         named = [names[i] for i in indices]
-        self.adapted_: Adapted = adapt(learner, texts, named, self.steps, called, self.blend)
+        self.adapted_: Adapted = adapt(learner, texts, named, self.steps, called, self.blend, self.epochs)
         # Class names are sorted as text in the model, while classes_ keep the order of their own type (2 before 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]
         return self

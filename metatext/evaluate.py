@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
 from metatext import baselines
-from metatext.adapt import ready
+from metatext.adapt import passes, ready
 from metatext.baselines import Fit, FrozenEncoder
 from metatext.domains import Domain
 from metatext.draws import Draw
@@ -100,6 +100,7 @@ class Adaptation:
         self,
         name: Callable[[Sequence[str]], list[str]] | None = None,
         steps: int | None = None,
+        epochs: int | None = None,
         alone: bool = False,
         **how: Any,
     ) -> Method:
@@ -108,6 +109,7 @@ class Adaptation:
         Args:
             name: gives what the labels are called; by default the class names do, as in `adapt`.
             steps: of the inner loop.
+            epochs: of fine-tuning.
             alone: leave out the choice of a start: the episode of meta-training.
             **how: arguments of `metatext.start.choose`.
         """
@@ -119,9 +121,11 @@ class Adaptation:
             support = Examples(list(texts), [classes.index(label) for label in labels])
             began = time.perf_counter()
             start = None if alone else choose(self.learner, support, classes, name(classes), **how)
-            with ready(self.learner, support, classes, start, steps) as layer:
+            tuning = passes(support, start, steps, epochs)
+            with ready(self.learner, support, classes, start, steps, tuning) as layer:
                 seconds = time.perf_counter() - began
-                encoder = self._blends[start.share] if start and not steps else FrozenEncoder(self.learner)
+                same = start and not steps and not tuning
+                encoder = self._blends[start.share] if start and same else FrozenEncoder(self.learner)
                 found = baselines.classify(torch.from_numpy(encoder.queries(queries)), classes, layer)
             return Answer(found.labels, seconds, found.probabilities)
 
@@ -138,8 +142,9 @@ def ablations(adaptation: Adaptation) -> dict[str, Method]:
         rows["labels as class names"] = adaptation(readable)
     if adaptation.learner.pretrained is not None:
         rows |= {"meta-trained weights": adaptation(share=1.0), "pretrained weights": adaptation(share=0.0)}
+    rows["without fine-tuning"] = adaptation(epochs=0)
     if inner_steps := adaptation.learner.settings.inner_steps:
-        rows["and inner steps"] = adaptation(steps=inner_steps)
+        rows["inner steps in place of fine-tuning"] = adaptation(steps=inner_steps)
     rows["the inner loop alone"] = adaptation(alone=True)
     return rows
 

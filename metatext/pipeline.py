@@ -19,7 +19,7 @@ import transformers
 import metatext
 from metatext.baselines import joint_training
 from metatext.domains import Domain
-from metatext.draws import Draw, make_draws
+from metatext.draws import Draw, make_draws, official_draws
 from metatext.errors import InputError
 from metatext.evaluate import METHODS, Record, make_methods, run_methods
 from metatext.files import write_json, write_text
@@ -111,10 +111,10 @@ def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
     path = Path(run) / "sources.json"
     if not path.exists():
         raise InputError(f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl")
-    domains = []
+    domains = list[Domain]()
     for entry in json.loads(path.read_text(encoding="utf-8")):
         place = entry.pop("path")
-        domains.append(Table(**entry | {"clean": tuple(entry["clean"])}).read(place))
+        domains += Table(**entry | {"clean": tuple(entry["clean"])}).read_each([place])
     return domains
 
 
@@ -136,12 +136,15 @@ def evaluate(
     settings: EvaluateSettings,
     test: Domain | None = None,
     output: Path | None = None,
+    supports: Sequence[Domain] = (),
 ) -> dict[str, Any]:
     """Judges the learners in `runs` and the baselines on the same draws of `target`.
 
     Results are kept beside `output` as they come, so that the same evaluation, interrupted, goes on where it was; the
     finished result is written to `output` as JSON, and to a file with suffix .md the table, the differences and how
-    well each class is told. The source classifier is left out where the target has other classes than the sources.
+    well each class is told. With `supports`, those of an official split, each is the support of a draw in place of
+    random ones, and `test` is needed. The source classifier is left out where the target has other classes than the
+    sources.
 
     Returns:
         The printed table and differences, the table's rows, comparisons of learners with all rows, every single result,
@@ -151,9 +154,12 @@ def evaluate(
     check_names(names_by_label(settings.class_names), target.classes)
     if settings.plot:
         pyplot()  # says now if it is missing
-    draws = make_draws(
-        target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
-    )
+    if supports and test:
+        draws = official_draws(supports, test, settings.test_size)
+    else:
+        draws = make_draws(
+            target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
+        )
     learners: dict[str, Learner] = {}
     for run in runs:
         learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tyro
 from tyro.conf import OmitArgPrefixes
@@ -19,7 +19,7 @@ from metatext.cli import STYLE, run_command
 from metatext.errors import InputError
 from metatext.files import write_json
 from metatext.hub import METADATA
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig, names_by_label
 
 if TYPE_CHECKING:
     from metatext.domains import Domain
@@ -36,19 +36,24 @@ class Recipe:
     """
 
     source: tuple[str, ...]
-    """Labelled source files: paths, or names in the data folder."""
+    """Labelled source files: paths, names in the data folder, or data sets on the Hub as hub:ID[:CONFIG[:SPLIT]]."""
     target: tuple[str, ...]
-    """Labelled target files: paths, or names in the data folder; one table each."""
+    """Labelled target files, named likewise; one table each."""
     encoder: str
     """Pretrained encoder: a Hub id or a folder."""
     data_dir: str
-    """Folder where names are looked up: NAME.jsonl, or NAME.train.jsonl with NAME.test.jsonl beside it."""
+    """Folder where names are looked up: NAME.jsonl, or NAME.train.jsonl with NAME.test.jsonl beside it, or, for an
+    official few-shot split, NAME.train_0.jsonl, NAME.train_1.jsonl ... with NAME.test_public.jsonl: a draw each."""
     orders: tuple[Literal["first-order", "full"], ...] = ("first-order", "full")
     """Learners to train: first-order MAML, full MAML, or both."""
     target_classes: tuple[str, ...] = ()
     """Classes of the target to evaluate on, by default all; a source of the same file is trained on its others."""
-    clean: tuple[str, ...] = ("weibo",)
-    """What to clean from the target's texts (see metatext adapt --help)."""
+    target_labels: tuple[str, ...] = ()
+    """What labels of the target become, as label=name; rows with other labels are left out."""
+    held_out: str | None = None
+    """The domain, a value of column --by, that is the target of its file: left out of the sources."""
+    table: OmitArgPrefixes[Table] = field(default_factory=lambda: Table(clean=("weibo",)))
+    """How to read the files; --clean is for the targets, --by for the sources."""
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
     learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
     config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
@@ -66,7 +71,7 @@ class Recipe:
         places = {name: output / f"{_stem(name)}.json" for name in self.target}
         if len(set(places.values())) < len(places):
             raise InputError("two targets have the same name, and so would their tables: evaluate one at a time")
-        sources = [self._source(name) for name in self.source]
+        sources = [domain for name in self.source for domain in self._source(name)]
         targets = {name: self._target(name) for name in self.target}
         second_order_steps = {"first-order": 0, "full": self.learner.inner_steps}
         runs = [self._train(output / order, sources, second_order_steps[order]) for order in self.orders]
@@ -75,9 +80,10 @@ class Recipe:
         settings = dataclasses.replace(self.evaluate, joint=self.evaluate.joint or str(output / "joint"))
         for place in places.values():
             _check_table(place, settings)
-        for name, (target, test) in targets.items():
-            result = pipeline.evaluate(runs, target, sources, settings, test, places[name])
-            print(f"\n{target.name}: {len(target.classes)} classes, {settings.draws} draws, accuracy / macro-F1 in %\n")
+        for name, (target, test, supports) in targets.items():
+            result = pipeline.evaluate(runs, target, sources, settings, test, places[name], supports)
+            draws = len(supports) or settings.draws
+            print(f"\n{target.name}: {len(target.classes)} classes, {draws} draws, accuracy / macro-F1 in %\n")
             print("\n\n".join([result["table"], *result["differences"], f"All of it: {places[name]}"]), flush=True)
 
     def _train(self, folder: Path, sources: Sequence[Domain], second_order_steps: int) -> str:
@@ -105,44 +111,66 @@ class Recipe:
         write_json(note, asked)
         return str(folder)
 
-    def _file(self, name: str, split: str) -> Path:
+    def _place(self, name: str, *splits: str) -> str:
+        """The file of one of `splits`, or the data set on the Hub."""
+        if name.startswith("hub:"):
+            return name
         folder = Path(self.data_dir)
-        places = [Path(name), folder / f"{name}.jsonl", folder / f"{name}.{split}.jsonl"]
+        places = [Path(name), folder / f"{name}.jsonl", *(folder / f"{name}.{split}.jsonl" for split in splits)]
         for place in places:
             if place.is_file():
-                return place
+                return str(place)
         raise FileNotFoundError(f"no file for {name!r}: looked for {', '.join(map(str, places))}")
 
-    def _source(self, name: str) -> Domain:
-        """A source, without the classes that are a target's."""
-        from metatext.domains import Domain
+    def _source(self, name: str) -> list[Domain]:
+        """The domains of a source, without the one that is held out, and without the classes that are a target's."""
+        place = self._place(name, "train")
+        domains = dataclasses.replace(self.table, clean=()).read_each([place])
+        if self.held_out:
+            domains = [domain for domain in domains if not domain.name.endswith(f"/{self.held_out}")]
+        if self.target_classes and place in [self._place(target, "train", "train_0") for target in self.target]:
+            domains = [domain.restrict(set(domain.classes) - set(self.target_classes)) for domain in domains]
+        return domains
 
-        file = self._file(name, "train")
-        domain = Domain.from_file(file)
-        if not self.target_classes or not any(file.samefile(self._file(target, "train")) for target in self.target):
-            return domain
-        return domain.restrict(c for c in domain.classes if c not in self.target_classes)
-
-    def _target(self, name: str) -> tuple[Domain, Domain | None]:
-        """The target and, where its folder has one, its test split."""
-        from metatext.domains import Domain
-
-        def read(file: Path, name: str | None = None) -> Domain:
-            domain = Domain.from_file(file, name=name, clean=self.clean or None)
-            return domain.restrict(self.target_classes) if self.target_classes else domain
-
-        place = Path(self.data_dir) / f"{name}.test.jsonl"
+    def _target(self, name: str) -> Target:
+        """The target and, where its folder has one, its test split and the supports of an official split."""
+        folder = Path(self.data_dir)
+        supports = [self._read(str(file)) for file in sorted(folder.glob(f"{name}.train_[0-9].jsonl"))]
+        place = folder / f"{name}.test{'_public' if supports else ''}.jsonl"
         if self.evaluate.test:
             if len(self.target) > 1:
                 raise InputError("--evaluate.test is the test file of one target, but --target names several")
             place = Path(self.evaluate.test)
-        test = read(place) if self.evaluate.test or place.is_file() else None
-        return read(self._file(name, "train"), Path(name).name), test
+        test = self._read(str(place)) if self.evaluate.test or place.is_file() else None
+        domain = self._read(self._place(name, "train", "train_0"))
+        return Target(dataclasses.replace(domain, name=_stem(name)), test, supports)
+
+    def _read(self, place: str) -> Domain:
+        """The rows of a target's file that are judged, under their labels."""
+        if self.held_out:
+            name = f"/{self.held_out}"
+            found = [domain for domain in self.table.read_each([place]) if domain.name.endswith(name)]
+            if not found:
+                raise InputError(f"{place} has no domain {self.held_out!r} in column {self.table.by!r}")
+            domain = found[0]
+        else:
+            domain = self.table.read(place)
+        if self.target_labels:
+            domain = domain.relabel(names_by_label(self.target_labels, "target_labels"))
+        return domain.restrict(self.target_classes) if self.target_classes else domain
+
+
+class Target(NamedTuple):
+    """A target, its test split, and the supports of an official split, where there are such."""
+
+    domain: Domain
+    test: Domain | None
+    supports: list[Domain]
 
 
 def _stem(name: str) -> str:
-    """A file's name without its type; the dots of NAME.train_classes stay."""
-    return Path(name).stem if Path(name).is_file() else Path(name).name
+    """A file's name without its type, or a data set's; the dots of NAME.train_classes stay."""
+    return Path(name).stem if Path(name).is_file() else Path(name.removeprefix("hub:").partition(":")[0]).name
 
 
 def _check_table(place: Path, settings: EvaluateSettings) -> None:

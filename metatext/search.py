@@ -54,7 +54,7 @@ def search(job: Job, settings: SearchSettings) -> optuna.Study:
         FileExistsError: the output folder holds something else.
     """
     output = _output_of(job)
-    domains = [job.table.read(path) for path in job.source]
+    domains = job.table.read_each(job.source)
     _check_validation(job, domains)
     space = _space_of(job, settings)
     asked = _asked(job, settings, space, domains)

@@ -28,9 +28,20 @@ class Table:
     """Encoding of the files; by default UTF-8 or GB18030, whichever fits."""
     clean: tuple[str, ...] = ()
     """What to clean from the texts: weibo (everything), or any of mentions urls reposts topics emoticons fullwidth."""
+    by: str | None = None
+    """Column that parts a source file into domains, one for each of its values."""
+
+    def read_each(self, paths: Sequence[str]) -> list[Domain]:
+        """The domains of source files: each file one, or as many as column `by` has values."""
+        from metatext.domains import Domain
+
+        if self.by is None:
+            return [self.read(path) for path in paths]
+        how = (self.by, self.text, self.label, self.encoding, self.clean or None)
+        return [domain for path in paths for domain in Domain.each_from_file(path, *how)]
 
     def read(self, path: str) -> Domain:
-        """The file, or the data set hub:ID[:CONFIG[:SPLIT]] on the Hub, as a domain."""
+        """The file, or the data set hub:ID[:CONFIG[:SPLIT]] on the Hub, as one domain."""
         from metatext.domains import Domain
 
         if path.startswith("hub:"):
@@ -55,8 +66,8 @@ def _check_above_0(settings: Any, *names: str) -> None:
             raise InputError(f"{name} must be above 0, got {getattr(settings, name)}")
 
 
-def names_by_label(pairs: Sequence[str]) -> dict[str, str]:
-    """The names of `--class-names`, each written label=name.
+def names_by_label(pairs: Sequence[str], option: str = "class_names") -> dict[str, str]:
+    """The names of `--class-names` or another option, each written label=name.
 
     Raises:
         InputError: a pair without "=" or without a name; a label that has two.
@@ -65,9 +76,9 @@ def names_by_label(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         label, _, name = pair.partition("=")
         if not label or not name:
-            raise InputError(f"class_names must be label=name, such as sports=体育, got {pair!r}")
+            raise InputError(f"{option} must be label=name, such as sports=体育, got {pair!r}")
         if label in names:
-            raise InputError(f"class_names gives label {label!r} two names, {names[label]!r} and {name!r}")
+            raise InputError(f"{option} gives label {label!r} two names, {names[label]!r} and {name!r}")
         names[label] = name
     return names
 

@@ -1,7 +1,7 @@
 """Where adaptation starts: a blend of the encoder and a linear layer of prototypes, chosen from the support alone.
 
-A class's prototype is the sum of its texts' directions from the support's centre, and of `weight` times the direction
-of what was known of the class before: its name and, where a source domain has a class of the same name, that class.
+A class's prototype (`metatext.prototypes`) is the sum of its texts' directions, and of `weight` times the direction of
+what was known of the class before: its name and, where a source domain has a class of the same name, that class.
 Blend, weight and the logits' scale are those with the largest likelihood of each support text under prototypes made
 without it (leave-one-out). With one text a class, that likelihood says too little of the blend, and of what was known
 only whether it fits these classes better than a permutation of it would.
@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, normalize
+from torch.nn.functional import normalize
 
 from metatext.blend import SHARES, blended
 from metatext.errors import InputError
 from metatext.heads import LinearLayer, PrototypeHead
 from metatext.learner import Learner
+from metatext.prototypes import Space
 from metatext.tables import choice
 from metatext.tasks import Examples
 
@@ -27,7 +28,6 @@ _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
 _WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts
 _CHANCE = 0.3  # of the permutations, most that may fit as well: names that say something nearly always pass
 _TRUST = 1.0  # nats in favour of what was known before
-_SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0])
 
 
 class Start(NamedTuple):
@@ -35,6 +35,8 @@ class Start(NamedTuple):
 
     share: float  # of the meta-trained weights in the encoder
     weight: float  # of what was known of the classes before, in texts
+    known: Tensor  # that, (classes, hidden)
+    scale: float  # of the cosines in the logits
     layer: LinearLayer  # on the features of the blended encoder
 
 
@@ -72,7 +74,7 @@ def choose(
         with blended(learner, blend):
             features = learner.encode(support.texts).float()
             known = _known(learner, classes, names, SHARES.index(blend) if sources else None)
-        space = _Space(features, labels, len(classes))
+        space = Space(features, labels, len(classes))
         if not known.any():
             weights: tuple[float, ...] = (0.0,)
         elif several:
@@ -80,10 +82,11 @@ def choose(
         else:
             weights = (_WEIGHT if space.chance(_WEIGHT * known) < _CHANCE else 0.0,)
         for weight in weights:
-            likelihood, scale = space.leave_one_out(weight * known)
+            before = weight * known
+            likelihood, scale = space.leave_one_out(before)
             score = likelihood * len(labels) + (_TRUST if weight else 0.0)
             if best is None or score > best[0]:
-                best = score, Start(blend, weight, space.layer(weight * known, scale))
+                best = score, Start(blend, weight, before, scale, space.layer(before, scale))
     assert best
     return best[1]
 
@@ -129,45 +132,3 @@ def _known(learner: Learner, classes: Sequence[str], names: Sequence[str], blend
             if label in known:
                 total[i] += prototypes[blend, known.index(label)]
     return normalize(total, dim=1)
-
-
-class _Space:
-    """A support's features as directions from their centre, the mean of the class means."""
-
-    def __init__(self, features: Tensor, labels: Tensor, ways: int) -> None:
-        self.labels, self.ways = labels, ways
-        counts = torch.bincount(labels, minlength=ways).unsqueeze(1)
-        means = torch.zeros(ways, features.shape[1]).index_add_(0, labels, features) / counts
-        self.centre = means.mean(0)
-        least = 1e-4 * float(features.norm(dim=1).mean())  # nearer than this, texts are the same but for rounding
-        distances = (features - self.centre).norm(dim=1)
-        self.radius = max(float(distances.mean()), least)
-        self.directions = (features - self.centre) / distances.clamp(min=least).unsqueeze(1)  # (n, hidden)
-
-    def prototypes(self, known: Tensor) -> Tensor:
-        """Sums of directions, (ways, hidden)."""
-        return known.index_add(0, self.labels, self.directions)
-
-    def leave_one_out(self, known: Tensor) -> tuple[float, float]:
-        """Mean log-likelihood of the texts under prototypes made without them, at the best scale, and that scale."""
-        sums, rows = self.prototypes(known), torch.arange(len(self.labels))
-        cosines = self.directions @ normalize(sums, dim=1).T
-        others = sums[self.labels] - self.directions  # a text's own class without it
-        alone = others.norm(dim=1) < 1e-4
-        cosines[rows, self.labels] = (normalize(others, dim=1) * self.directions).sum(1)
-        logs = log_softmax(cosines * _SCALES.view(-1, 1, 1), 2)[:, rows, self.labels]  # (scales, n)
-        logs[:, alone] = -torch.tensor(float(self.ways)).log()  # nothing is known of a class without its only text
-        best = int(logs.mean(1).argmax())
-        return float(logs.mean(1)[best]), float(_SCALES[best])
-
-    def chance(self, known: Tensor, permutations: int = 100) -> float:
-        """The share of random permutations of what is known of the classes that explains the texts as well."""
-        generator, own = torch.Generator().manual_seed(0), self.leave_one_out(known)[0]
-        orders = [torch.randperm(self.ways, generator=generator) for _ in range(permutations)]
-        others = [order for order in orders if (order != torch.arange(self.ways)).any()]
-        return sum(self.leave_one_out(known[order])[0] >= own for order in others) / max(1, len(others))
-
-    def layer(self, known: Tensor, scale: float) -> LinearLayer:
-        """Cosine prototypes as a linear layer on features; the features' distance from the centre is taken as equal."""
-        weight = normalize(self.prototypes(known), dim=1) * (scale / self.radius)
-        return LinearLayer(weight, -weight @ self.centre)

@@ -1,7 +1,7 @@
 """What the recipes on the episodes of Bao 2020 share: encoder, split by classes, and protocol."""
 
 from metatext.recipe import Recipe
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 
 def bao(name: str, episodes: EpisodeSettings, config: TrainConfig, max_length: int, test_size: int) -> Recipe:
@@ -20,7 +20,7 @@ def bao(name: str, episodes: EpisodeSettings, config: TrainConfig, max_length: i
         encoder="sentence-transformers/all-MiniLM-L6-v2",
         data_dir="data",
         orders=("first-order",),
-        clean=(),
+        table=Table(),
         episodes=episodes,
         learner=LearnerSettings(inner_steps=0, max_length=max_length),
         config=config,

@@ -9,7 +9,7 @@ The target is every second intent by name; `--source en/clinc150 --target-classe
 """
 
 from metatext.recipe import Recipe, main
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 TARGET_CLASSES = """
 activate_my_card apple_pay_or_google_pay automatic_top_up balance_not_updated_after_cheque_or_cash_deposit
@@ -29,7 +29,7 @@ BANKING = Recipe(
     encoder="sentence-transformers/all-MiniLM-L6-v2",
     data_dir="data",
     orders=("first-order",),
-    clean=(),
+    table=Table(),
     episodes=EpisodeSettings(ways=20, shots=3, queries=3),
     learner=LearnerSettings(inner_steps=0, max_length=48),
     config=TrainConfig(

@@ -10,7 +10,7 @@ where DATA holds, as JSON lines with text and label,
 """
 
 from metatext.recipe import Recipe, main
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 TWEETS = Recipe(
     source=("en/huffpost.train_classes", "en/huffpost.val_classes", "en/ag_news.test"),
@@ -18,7 +18,7 @@ TWEETS = Recipe(
     encoder="sentence-transformers/all-MiniLM-L6-v2",
     data_dir="data",
     orders=("first-order",),
-    clean=(),
+    table=Table(),
     episodes=EpisodeSettings(
         ways=10, shots=5, queries=5, temperature=2.0, varied=True,
         valid_classes=("CRIME", "GREEN", "MEDIA", "WEIRD NEWS", "WORLDPOST"),

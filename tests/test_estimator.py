@@ -43,7 +43,13 @@ def weights(learner: Learner) -> dict[str, torch.Tensor]:
 def test_parameters_are_got_set_and_cloned(learner: Learner) -> None:
     classifier = FewShotClassifier(learner, steps=4)
     assert is_classifier(classifier)
-    assert classifier.get_params() == {"learner": learner, "steps": 4, "class_names": None, "blend": None}
+    assert classifier.get_params() == {
+        "learner": learner,
+        "steps": 4,
+        "class_names": None,
+        "blend": None,
+        "epochs": None,
+    }
     assert classifier.set_params(steps=1).steps == 1
     copy = clone(classifier)
     assert copy is not classifier and copy.learner is learner and copy.steps == 1

@@ -348,7 +348,7 @@ def test_learners_are_named_for_what_they_are(run: str, tiny_bert: Path, tmp_pat
     result = pipeline.evaluate([run, str(tiny_bert)], make_domain(2), [], settings)
     rows = [row["method"] for row in result["rows"]]
     assert {"full MAML", "no meta-training", "no meta-training, pretrained weights"} <= set(rows)
-    assert "full MAML, without class names" in rows and "full MAML, and inner steps" in rows
+    assert "full MAML, without class names" in rows and "full MAML, without fine-tuning" in rows
     older = Learner.from_pretrained(run)
     older.pretrained = None
     older.save_pretrained(tmp_path / "older")

@@ -89,13 +89,13 @@ def test_classes_of_the_target_are_taken_out_of_a_source_of_the_same_name(tmp_pa
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"bank.{split}.jsonl").write_text(lines, encoding="utf-8")
     recipe = Recipe(("bank",), ("bank",), "encoder", str(tmp_path), target_classes=("b", "d"))
-    target, test = recipe._target("bank")
-    assert recipe._source("bank").classes == ["a", "c"]
+    target, test, _ = recipe._target("bank")
+    assert recipe._source("bank")[0].classes == ["a", "c"]
     assert target.classes == ["b", "d"] and test and test.classes == ["b", "d"]
     same = dataclasses.replace(recipe, source=(str(tmp_path / "bank.train.jsonl"),))
-    assert same._source(same.source[0]).classes == ["a", "c"]
+    assert same._source(same.source[0])[0].classes == ["a", "c"]
     whole = dataclasses.replace(recipe, target_classes=())
-    assert whole._source("bank").classes == whole._target("bank")[0].classes == ["a", "b", "c", "d"]
+    assert whole._source("bank")[0].classes == whole._target("bank").domain.classes == ["a", "b", "c", "d"]
 
 
 def test_sources_on_the_hub_are_named_with_a_prefix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ from metatext.adapt import adapt
 from metatext.blend import SHARES, blended, remember
 from metatext.errors import InputError
 from metatext.learner import SourceClasses
+from metatext.prototypes import SCALES, Space
 from metatext.settings import EvaluateSettings, names_by_label
-from metatext.start import _SCALES, _Space, called, choose, readable
+from metatext.start import called, choose, readable
 from metatext.tasks import Examples
 
 TEXTS = ["球队比赛进球", "股票基金银行", "汽车轿车试驾", "冠军教练联赛", "利率投资市场", "油耗车展驾驶"]
@@ -95,12 +96,12 @@ def test_leaving_one_out_is_what_it_says() -> None:
     features = torch.randn(7, 5, generator=generator) + torch.tensor([3.0, 0, 0, 0, 0])
     labels = torch.tensor([0, 0, 1, 1, 1, 2, 2])
     known = torch.nn.functional.normalize(torch.randn(3, 5, generator=generator), dim=1)
-    space = _Space(features, labels, 3)
+    space = Space(features, labels, 3)
     means = np.stack([features[labels == c].mean(0).numpy() for c in range(3)])
     z = features.numpy() - means.mean(0)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     best = -math.inf
-    for scale in _SCALES.tolist():
+    for scale in SCALES.tolist():
         total = 0.0
         for i in range(7):
             rest = [j for j in range(7) if j != i]
@@ -113,14 +114,14 @@ def test_leaving_one_out_is_what_it_says() -> None:
 
 def test_a_class_with_one_text_and_no_name_is_chance() -> None:
     features = torch.eye(4)
-    likelihood, _ = _Space(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
+    likelihood, _ = Space(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
     assert likelihood == pytest.approx(-math.log(4), abs=1e-6)
 
 
 def test_the_layer_gives_cosines_to_the_prototypes() -> None:
     features = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
     labels, known = torch.tensor([0, 1, 2] * 2), torch.zeros(3, 8)
-    space = _Space(features, labels, 3)
+    space = Space(features, labels, 3)
     away = features - space.centre
     cosines = torch.nn.functional.cosine_similarity(away.unsqueeze(1), space.prototypes(known).unsqueeze(0), dim=2)
     logits = space.layer(known, 4.0).logits(features)
@@ -169,7 +170,7 @@ def test_with_one_text_a_class_names_must_fit_better_than_their_permutations(lea
     chances = []
     for _ in range(200):  # names that have nothing to do with the texts
         features, known = torch.randn(5, 16, generator=generator), torch.randn(5, 16, generator=generator)
-        chances.append(_Space(features, torch.arange(5), 5).chance(known, 30))
+        chances.append(Space(features, torch.arange(5), 5).chance(known, 30))
     assert np.mean(chances) == pytest.approx(0.5, abs=0.06)
     assert np.mean(np.array(chances) < 0.3) == pytest.approx(0.3, abs=0.1)
 

@@ -1,0 +1,74 @@
+"""Cosine prototypes, and how well they explain texts that they are made without.
+
+A class's prototype is the sum of its texts' directions from the support's centre, and of what was known of the class
+before they were seen. A text judged by a prototype that it is part of says nothing of new texts: here each is judged
+by prototypes made without it (leave-one-out).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, normalize, one_hot
+
+from metatext.heads import LinearLayer
+
+SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0])
+"""Of the cosines in the logits."""
+
+
+class Space:
+    """A support's features as directions from their centre, the mean of the class means; differentiable in them.
+
+    Args:
+        features: (n, hidden).
+        labels: int64 (n,), at least one text of each class.
+        ways: number of classes.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, ways: int) -> None:
+        self.labels, self.ways = labels, ways
+        counts = torch.bincount(labels, minlength=ways).unsqueeze(1)
+        means = features.new_zeros(ways, features.shape[1]).index_add(0, labels, features) / counts
+        self.centre = means.mean(0)
+        norms = features.detach().norm(dim=1)
+        least = 1e-4 * float(norms.mean())  # nearer than this, texts are the same but for rounding
+        distances = (features - self.centre).norm(dim=1)
+        self.radius = max(float(distances.detach().mean()), least)
+        self.directions = (features - self.centre) / distances.clamp(min=least).unsqueeze(1)  # (n, hidden)
+
+    def prototypes(self, known: Tensor) -> Tensor:
+        """Sums of directions, (ways, hidden); `known` is what was known of the classes before, likewise."""
+        return known.index_add(0, self.labels, self.directions)
+
+    def held_out(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines of the texts to prototypes made without them, (n, ways), and which texts are alone.
+
+        Of the class of a text that is alone nothing is known without it: its row says nothing.
+        """
+        sums = self.prototypes(known)
+        others = sums[self.labels] - self.directions  # a text's own class without it
+        own = (normalize(others, dim=1) * self.directions).sum(1)
+        mine = one_hot(self.labels, self.ways).bool()
+        cosines = torch.where(mine, own.unsqueeze(1), self.directions @ normalize(sums, dim=1).T)
+        return cosines, others.norm(dim=1) < 1e-4
+
+    def leave_one_out(self, known: Tensor) -> tuple[float, float]:
+        """Mean log-likelihood of the texts under prototypes made without them, at the best scale, and that scale."""
+        cosines, alone = self.held_out(known)
+        logs = log_softmax(cosines * SCALES.view(-1, 1, 1), 2)[:, torch.arange(len(self.labels)), self.labels]
+        logs[:, alone] = -torch.tensor(float(self.ways)).log()
+        best = int(logs.mean(1).argmax())  # of (scales, n)
+        return float(logs.mean(1)[best]), float(SCALES[best])
+
+    def chance(self, known: Tensor, permutations: int = 100) -> float:
+        """The share of random permutations of what is known of the classes that explains the texts as well."""
+        generator, own = torch.Generator().manual_seed(0), self.leave_one_out(known)[0]
+        orders = [torch.randperm(self.ways, generator=generator) for _ in range(permutations)]
+        others = [order for order in orders if (order != torch.arange(self.ways)).any()]
+        return sum(self.leave_one_out(known[order])[0] >= own for order in others) / max(1, len(others))
+
+    def layer(self, known: Tensor, scale: float) -> LinearLayer:
+        """Cosine prototypes as a linear layer on features; the features' distance from the centre is taken as equal."""
+        weight = normalize(self.prototypes(known), dim=1) * (scale / self.radius)
+        return LinearLayer(weight, -weight @ self.centre)

@@ -1,0 +1,99 @@
+"""Fine-tuning from the chosen start: the encoder learns to tell the support's texts apart by the prototypes of others.
+
+The loss is the one that the start was chosen by: each text under prototypes made without it (`metatext.prototypes`).
+A classifier made of all texts fits them already, and has little left to learn from them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
+
+from metatext.heads import LinearLayer
+from metatext.inner import elsewhere
+from metatext.learner import Learner
+from metatext.prototypes import Space
+from metatext.start import Start
+from metatext.tasks import Examples
+from metatext.trainer import learning_rate
+
+logger = logging.getLogger(__name__)
+
+EPOCHS, FEWEST = 4, 30  # passes over the support by default, and the texts from which on they are made
+_BATCH, _RATE, _MAX_NORM = 16, 5e-5, 1.0
+
+
+def default_epochs(support: Examples) -> int:
+    """Passes over the support where nobody says how many: with few texts, none, which would fit them alone."""
+    return EPOCHS if len(support) >= FEWEST else 0
+
+
+@contextmanager
+def tuned(learner: Learner, support: Examples, start: Start, epochs: int) -> Iterator[LinearLayer]:
+    """Within the block the encoder is fine-tuned from `start`, whose blend it has; yields the task's linear layer.
+
+    Adam with warm-up and linear decay over shuffled batches of texts; all texts make the prototypes, those that are not
+    in the batch as they were when they were last seen. The word embeddings stay: a few texts have few of the words.
+
+    Args:
+        learner: put back when the block ends.
+        support: labelled texts.
+        start: what `choose` found for them.
+        epochs: passes over the support; 0 leaves the start as it is.
+    """
+    if not epochs:
+        yield start.layer
+        return
+    table = learner.encoder.get_input_embeddings().weight
+    moving: list[Tensor] = [p for p in learner.encoder.parameters() if p.requires_grad and p is not table]
+    with elsewhere(moving):
+        yield _fine_tune(learner, support, start, epochs, moving).layer(start.known, start.scale)
+
+
+def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, moving: list[Tensor]) -> Space:
+    """Moves the `moving` tensors; returns the support as the encoder then sees it."""
+    texts, labels, ways = support.texts, torch.tensor(support.labels), len(start.known)
+    steps = max(1, round(epochs * len(texts) / _BATCH))
+    logger.info("fine-tuning on %d texts, %d steps", len(texts), steps)
+    optimizer = torch.optim.Adam(moving, _RATE, fused=True)
+    schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, 0.1))
+    seen = learner.encode(texts).float()
+    for rows in shuffled(len(texts), _BATCH, steps):
+        batch = torch.tensor(sorted(set(rows)))
+        with torch.enable_grad():
+            features = _features(learner, [texts[row] for row in batch])
+            cosines, alone = Space(seen.index_copy(0, batch, features), labels, ways).held_out(start.known)
+            judged = batch[~alone[batch]]
+            loss = cross_entropy(start.scale * cosines[judged], labels[judged], reduction="sum") / len(batch)
+            gradients = torch.autograd.grad(loss, moving, allow_unused=True)
+        for tensor, gradient in zip(moving, gradients, strict=True):
+            tensor.grad = gradient
+        torch.nn.utils.clip_grad_norm_(moving, _MAX_NORM)
+        optimizer.step()
+        schedule.step()
+        seen[batch] = features.detach()
+    optimizer.zero_grad()
+    return Space(learner.encode(texts).float(), labels, ways)
+
+
+def _features(learner: Learner, texts: Sequence[str]) -> Tensor:
+    """Vectors of the texts in their order, float32 (n, hidden) on the CPU, with their graph."""
+    batches = [batch for batch, _ in learner.batches(Examples(list(texts), [0] * len(texts))).batches]
+    features = torch.cat([learner.features(batch) for batch in batches])
+    return features[torch.cat([batch.rows for batch in batches]).argsort()].float().cpu()
+
+
+def shuffled(texts: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[list[int]]:
+    """Rows of each step's batch, over shuffled epochs; where one ends within a batch, a text may be in it twice."""
+    generator, rows = torch.Generator().manual_seed(seed), list[int]()
+    for _ in range(steps):
+        while len(rows) < min(batch_size, texts):
+            rows += torch.randperm(texts, generator=generator).tolist()
+        yield rows[:batch_size]
+        rows = rows[batch_size:]

@@ -1,0 +1,39 @@
+"""Meta-train on Sina headlines and reviews, adapt to the few-shot tasks of FewCLUE on their official splits.
+
+    python recipes/fewclue.py --data-dir DATA --encoder intfloat/multilingual-e5-small
+
+where DATA holds, as JSON lines with text and label,
+    zh/thucnews_titles.train   Sina headlines, 10 classes (github.com/649453932/Chinese-Text-Classification-Pytorch)
+    zh/reviews                 reviews, positive or negative (github.com/SophonPlus/ChineseNlpCorpus)
+    zh/fewclue/TASK.train_0, .train_1 .., .test_public
+                               supports and test texts of TASK: eprstmt (polarity), tnews (headlines), csldcp (67 fields
+                               of science), iflytek (119 kinds of apps) (github.com/CLUEbenchmark/FewCLUE)
+A draw is one of the official supports, of 16 texts a class (eprstmt, tnews) or 8 (csldcp, iflytek).
+"""
+
+from metatext.recipe import Recipe, main
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
+
+FEWCLUE = Recipe(
+    source=("zh/thucnews_titles", "zh/reviews"),
+    target=("zh/fewclue/eprstmt", "zh/fewclue/tnews", "zh/fewclue/csldcp", "zh/fewclue/iflytek"),
+    encoder="intfloat/multilingual-e5-small",
+    data_dir="data",
+    orders=("first-order",),
+    table=Table(),
+    episodes=EpisodeSettings(
+        ways=8, shots=5, queries=5, varied=True, temperature=2.0, valid_classes=("stocks", "politics")
+    ),
+    learner=LearnerSettings(inner_steps=0, text_prefix="query: ", max_length=64),
+    config=TrainConfig(
+        output="runs/fewclue", meta_steps=100, meta_batch_size=2, outer_lr=3e-5, eval_every=25, eval_episodes=24,
+        save_every=50, mixed_precision="bf16",
+    ),
+    evaluate=EvaluateSettings(
+        test_size=2010, precision="bf16", methods=("majority", "tfidf", "centroid", "frozen", "finetune", "maml"),
+        fine_tune_steps=100,
+    ),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(FEWCLUE, __doc__)

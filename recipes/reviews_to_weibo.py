@@ -1,0 +1,36 @@
+"""Meta-train on reviews of nine kinds of goods, adapt to the polarity of Weibo posts.
+
+    python recipes/reviews_to_weibo.py --data-dir DATA --encoder intfloat/multilingual-e5-small
+
+where DATA holds, as JSON lines with text and label,
+    zh/reviews       reviews as positive or negative, with their domain (github.com/SophonPlus/ChineseNlpCorpus)
+    zh/weibo_senti   Weibo posts by emoticon, positive or negative (weibo_senti_100k, in the same repository)
+The emotion sets can be read as polarity, with happy for positive, and neutral and surprise left out:
+    --target zh/weibo_emotion_usual --target-labels happy=positive angry=negative sad=negative fear=negative
+"""
+
+from metatext.recipe import Recipe, main
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
+
+REVIEWS = Recipe(
+    source=("zh/reviews",),
+    target=("zh/weibo_senti",),
+    encoder="intfloat/multilingual-e5-small",
+    data_dir="data",
+    orders=("first-order",),
+    table=Table(clean=("weibo",), by="domain"),
+    # Both classes are in every domain: none can be held out, and the last weights are kept.
+    episodes=EpisodeSettings(ways=2, shots=8, queries=8, valid_fraction=0),
+    learner=LearnerSettings(inner_steps=0, text_prefix="query: ", max_length=64),
+    config=TrainConfig(
+        output="runs/reviews_to_weibo", meta_steps=150, meta_batch_size=2, outer_lr=3e-5, save_every=50,
+        mixed_precision="bf16",
+    ),
+    evaluate=EvaluateSettings(
+        shots=(1, 2, 5, 10, 20), precision="bf16",
+        methods=("majority", "tfidf", "centroid", "frozen", "finetune", "source", "joint", "maml"),
+    ),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(REVIEWS, __doc__)
