@@ -1,0 +1,181 @@
+"""Fine-tuning by the leave-one-out loss: its gradient, what it changes and what not, and when it is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_rows
+
+from metatext import FewShotClassifier, Learner
+from metatext.adapt import adapt
+from metatext.errors import InputError
+from metatext.prototypes import Space
+from metatext.start import Start, choose
+from metatext.tasks import Examples
+from metatext.tune import EPOCHS, shuffled, tuned
+
+
+def support_of(per_class: int, seed: int = 0) -> tuple[Examples, list[str]]:
+    rows = make_rows(seed, per_class)
+    classes = sorted({row["label"] for row in rows})
+    return Examples([row["text"] for row in rows], [classes.index(row["label"]) for row in rows]), classes
+
+
+def start_of(learner: Learner, support: Examples, classes: list[str]) -> Start:
+    start = choose(learner, support, classes, [""] * len(classes), share=1.0)
+    assert start
+    return start
+
+
+@pytest.fixture
+def learner(tiny_bert: Path) -> Learner:
+    return Learner.from_pretrained(tiny_bert, inner_steps=2)
+
+
+def log_likelihood(features: np.ndarray, labels: list[int], known: np.ndarray, scale: float) -> float:
+    """Of each text under prototypes made without it, on average, written out."""
+    ways = len(known)
+    y = np.array(labels)
+    z = features - np.stack([features[y == c].mean(0) for c in range(ways)]).mean(0)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    total = 0.0
+    for i in range(len(z)):
+        sums = np.stack([known[c] + z[(y == c) & (np.arange(len(z)) != i)].sum(0) for c in range(ways)])
+        logits = scale * (sums / np.linalg.norm(sums, axis=1, keepdims=True)) @ z[i]
+        total += logits[y[i]] - np.log(np.exp(logits).sum())
+    return total / len(z)
+
+
+# ---------------------------------------------------------------- the gradient
+def test_held_out_cosines_have_the_gradient_of_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(9, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    known, labels = torch.randn(3, 5, generator=generator, dtype=torch.float64), torch.tensor([0, 1, 2] * 3)
+    assert torch.autograd.gradcheck(lambda x: Space(x, labels, 3).held_out(known)[0], (features,))
+
+
+def test_the_first_step_goes_up_the_leave_one_out_likelihood(tiny_bert: Path) -> None:
+    """Adam's first step has the sign of the gradient, which finite differences in float64 give too."""
+    exact = Learner.from_pretrained(tiny_bert).double()
+    learner = Learner.from_pretrained(tiny_bert)
+    texts, classes = support_of(2)
+    support = Examples(texts.texts[:12], texts.labels[:12])
+    start = start_of(learner, support, classes)
+    before = {name: p.detach().clone() for name, p in learner.encoder.named_parameters()}
+    with tuned(learner, support, start, 1):
+        moved = {name: p.detach() - before[name] for name, p in learner.encoder.named_parameters()}
+
+    def likelihood() -> float:
+        features = exact.encode(support.texts).numpy()
+        return log_likelihood(features, support.labels, start.known.double().numpy(), start.scale)
+
+    checked = 0
+    for name, p in exact.encoder.named_parameters():
+        if "layer.1" not in name or p.dim() < 2:
+            continue
+        values, h = p.data.view(-1), 1e-4
+        for place in (0, 101):
+            middle = float(values[place])
+            values[place] = middle + h
+            up = likelihood()
+            values[place] = middle - h
+            slope = (up - likelihood()) / (2 * h)
+            values[place] = middle
+            if abs(slope) > 1e-4:
+                step = float(moved[name].view(-1)[place])
+                assert np.sign(step) == np.sign(slope) and abs(step) == pytest.approx(5e-5, rel=0.02)
+                checked += 1
+    assert checked >= 6
+
+
+# ---------------------------------------------------------------- what it changes
+def test_new_texts_are_told_apart_better(learner: Learner) -> None:
+    texts, classes = support_of(8)
+    new, _ = support_of(20, seed=1)
+    start = start_of(learner, texts, classes)
+
+    def accuracy(epochs: int) -> float:
+        with tuned(learner, texts, start, epochs) as layer:
+            answers = layer.logits(learner.encode(new.texts)).argmax(1)
+        return float((answers == torch.tensor(new.labels)).float().mean())
+
+    assert accuracy(60) > accuracy(0) + 0.05
+
+
+def test_the_learner_is_as_it_was_also_after_an_exception(learner: Learner) -> None:
+    support, classes = support_of(3)
+    start = start_of(learner, support, classes)
+    before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    with pytest.raises(RuntimeError, match="stop"), tuned(learner, support, start, 2):
+        moved = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
+        raise RuntimeError("stop")
+    assert moved and learner.table_name not in {name.removeprefix("encoder.") for name in moved}
+    for name, p in learner.named_parameters():
+        assert torch.equal(p, before[name]) and p.grad is None
+
+
+def test_no_epochs_leave_the_start(learner: Learner) -> None:
+    support, classes = support_of(3)
+    start = start_of(learner, support, classes)
+    with tuned(learner, support, start, 0) as layer:
+        assert layer is start.layer
+
+
+def test_texts_that_are_alone_in_their_class_teach_nothing(learner: Learner) -> None:
+    support, classes = support_of(1)
+    start = start_of(learner, support, classes)
+    with tuned(learner, support, start, 2) as layer:
+        torch.testing.assert_close(layer.weight, start.layer.weight)
+
+
+def test_adapters_are_tuned_alone(tiny_bert: Path) -> None:
+    learner = Learner.from_pretrained(tiny_bert, scope="lora", inner_steps=1)
+    support, classes = support_of(3)
+    start = start_of(learner, support, classes)
+    before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    with tuned(learner, support, start, 2):
+        moved = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
+    assert moved and all("lora" in name for name in moved)
+
+
+def test_batches_are_shuffled_epochs() -> None:
+    rows = [row for batch in shuffled(10, 4, 5) for row in batch]
+    assert Counter(rows) == dict.fromkeys(range(10), 2)
+    assert sorted(next(shuffled(3, 16, 1))) == [0, 1, 2]
+
+
+# ---------------------------------------------------------------- as a user meets it
+@pytest.mark.parametrize(
+    ("per_class", "options", "epochs"),
+    [(5, {}, EPOCHS), (4, {}, 0), (5, {"steps": 1}, 0), (4, {"epochs": 2}, 2), (5, {"epochs": 0}, 0)],
+)
+def test_fine_tuning_is_for_thirty_texts_or_where_asked_for(
+    learner: Learner, per_class: int, options: dict[str, int], epochs: int
+) -> None:
+    support, classes = support_of(per_class)
+    adapted = adapt(learner, support.texts, [classes[i] for i in support.labels], **options)
+    assert adapted.metadata["epochs"] == epochs
+
+
+def test_the_exported_classifier_computes_the_tuned_layer(learner: Learner) -> None:
+    support, classes = support_of(3)
+    labels = [classes[i] for i in support.labels]
+    nameless = dict.fromkeys(classes, "")
+    fitted = FewShotClassifier(learner, class_names=nameless, blend=1.0, epochs=3).fit(support.texts, labels)
+    with tuned(learner, support, start_of(learner, support, classes), 3) as layer:
+        expected = layer.logits(learner.encode(support.texts)).softmax(1)
+    np.testing.assert_allclose(fitted.predict_proba(support.texts), expected.numpy(), atol=1e-4)
+
+
+def test_impossible_epochs_are_refused(learner: Learner, tiny_bert: Path) -> None:
+    support, classes = support_of(2)
+    labels = [classes[i] for i in support.labels]
+    with pytest.raises(InputError, match="epochs must be 0 or more, got -1"):
+        adapt(learner, support.texts, labels, epochs=-1)
+    linear = Learner.from_pretrained(tiny_bert, head="linear", classes=classes)
+    with pytest.raises(InputError, match="epochs is for learners with a prototype head"):
+        adapt(linear, support.texts, labels, epochs=1)
