@@ -68,7 +68,7 @@ class Recipe:
         if not self.config.output:
             raise InputError("name a folder for the recipe: --output runs/name")
         output = Path(self.config.output)
-        places = {name: output / f"{_stem(name)}.json" for name in self.target}
+        places = {name: self.table_of(name) for name in self.target}
         if len(set(places.values())) < len(places):
             raise InputError("two targets have the same name, and so would their tables: evaluate one at a time")
         sources = [domain for name in self.source for domain in self._source(name)]
@@ -77,14 +77,36 @@ class Recipe:
         runs = [self._train(output / order, sources, second_order_steps[order]) for order in self.orders]
         if not PartialState().is_main_process:
             return
-        settings = dataclasses.replace(self.evaluate, joint=self.evaluate.joint or str(output / "joint"))
-        for place in places.values():
-            _check_table(place, settings)
+        for name in targets:
+            self.table_is_there(name)
+        settings = self._settings()
         for name, (target, test, supports) in targets.items():
             result = pipeline.evaluate(runs, target, sources, settings, test, places[name], supports)
             draws = len(supports) or settings.draws
             print(f"\n{target.name}: {len(target.classes)} classes, {draws} draws, accuracy / macro-F1 in %\n")
             print("\n\n".join([result["table"], *result["differences"], f"All of it: {places[name]}"]), flush=True)
+
+    def table_of(self, target: str) -> Path:
+        """Where the table of a target is written."""
+        return Path(self.config.output or "") / f"{_stem(target)}.json"
+
+    def table_is_there(self, target: str) -> bool:
+        """Whether the table of a target is there.
+
+        Raises:
+            FileExistsError: it is one of other settings.
+        """
+        place = self.table_of(target)
+        if not place.exists():
+            return False
+        before = json.loads(place.read_text(encoding="utf-8"))["settings"]
+        if other := _other(before, dataclasses.asdict(self._settings())):
+            raise FileExistsError(f"{place} is a table of other options ({other}): move it away first")
+        return True
+
+    def _settings(self) -> EvaluateSettings:
+        joint = self.evaluate.joint or str(Path(self.config.output or "") / "joint")
+        return dataclasses.replace(self.evaluate, joint=joint)
 
     def _train(self, folder: Path, sources: Sequence[Domain], second_order_steps: int) -> str:
         """Trains one learner, unless the folder holds it already."""
@@ -122,10 +144,13 @@ class Recipe:
                 return str(place)
         raise FileNotFoundError(f"no file for {name!r}: looked for {', '.join(map(str, places))}")
 
+    def source_domains(self, name: str) -> list[Domain]:
+        """All domains of a source."""
+        return dataclasses.replace(self.table, clean=()).read_each([self._place(name, "train")])
+
     def _source(self, name: str) -> list[Domain]:
         """The domains of a source, without the one that is held out, and without the classes that are a target's."""
-        place = self._place(name, "train")
-        domains = dataclasses.replace(self.table, clean=()).read_each([place])
+        place, domains = self._place(name, "train"), self.source_domains(name)
         if self.held_out:
             domains = [domain for domain in domains if not domain.name.endswith(f"/{self.held_out}")]
         if self.target_classes and place in [self._place(target, "train", "train_0") for target in self.target]:
@@ -137,11 +162,10 @@ class Recipe:
         folder = Path(self.data_dir)
         supports = [self._read(str(file)) for file in sorted(folder.glob(f"{name}.train_[0-9].jsonl"))]
         place = folder / f"{name}.test{'_public' if supports else ''}.jsonl"
-        if self.evaluate.test:
-            if len(self.target) > 1:
-                raise InputError("--evaluate.test is the test file of one target, but --target names several")
-            place = Path(self.evaluate.test)
-        test = self._read(str(place)) if self.evaluate.test or place.is_file() else None
+        if self.evaluate.test and len(self.target) > 1:
+            raise InputError("--evaluate.test is the test file of one target, but --target names several")
+        split = self.evaluate.test or (str(place) if place.is_file() else None)
+        test = self._read(split) if split else None
         domain = self._read(self._place(name, "train", "train_0"))
         return Target(dataclasses.replace(domain, name=_stem(name)), test, supports)
 
@@ -171,18 +195,6 @@ class Target(NamedTuple):
 def _stem(name: str) -> str:
     """A file's name without its type, or a data set's; the dots of NAME.train_classes stay."""
     return Path(name).stem if Path(name).is_file() else Path(name.removeprefix("hub:").partition(":")[0]).name
-
-
-def _check_table(place: Path, settings: EvaluateSettings) -> None:
-    """Refuses to replace a table of other settings.
-
-    Raises:
-        FileExistsError: naming the table.
-    """
-    if place.exists():
-        before = json.loads(place.read_text(encoding="utf-8"))["settings"]
-        if other := _other(before, dataclasses.asdict(settings)):
-            raise FileExistsError(f"{place} is a table of other options ({other}): move it away first")
 
 
 def _other(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -69,13 +69,16 @@ def test_recipe_trains_evaluates_and_uses_finished_learners_again(tmp_path: Path
         ("reuters_fewshot", "reuters.test_classes", 11),
         ("headlines_to_tweets", "tweets_emotion", 4),
         ("banking_intents", "banking77", 38),
+        ("reviews_to_weibo", "weibo_senti", 2),
+        ("fewclue", "eprstmt", 2),
     ],
 )
 def test_recipes_run_on_real_text(tmp_path: Path, name: str, target: str, classes: int) -> None:
+    folder = {"reviews_to_weibo": "zh", "fewclue": "zh/fewclue"}.get(name, "en")
     options = ["--data-dir", str(SHARED / "data"), "--encoder", "data/encoder", "--output", str(tmp_path / "runs")]
     options += ["--meta-steps", "1", "--meta-batch-size", "1", "--eval-episodes", "1", "--max-length", "16"]
     options += ["--evaluate.shots", "1", "--evaluate.draws", "2", "--evaluate.test-size", "20"]
-    options += ["--evaluate.methods", "centroid", "maml", "--target", f"en/{target}"]
+    options += ["--evaluate.methods", "centroid", "maml", "--target", f"{folder}/{target}"]
     done = run_recipe(*options, name=name)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "runs" / f"{target}.json").read_text(encoding="utf-8"))
@@ -108,3 +111,52 @@ def test_sources_on_the_hub_are_named_with_a_prefix(monkeypatch: pytest.MonkeyPa
         (("clue/clue", "tnews", "validation"), {"text": "sentence"} | options),
         (("ag_news", None, "train"), {"text": "text"} | options),
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_each_domain_is_held_out_in_turn(tmp_path: Path) -> None:
+    rows = (SHARED / "data" / "zh" / "reviews.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in rows if json.loads(row)["domain"] in {"books", "hotel"}]
+    (tmp_path / "reviews.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    options = ["--data-dir", str(tmp_path), "--source", "reviews", "--target", "reviews", "--encoder", "data/encoder"]
+    options += ["--output", str(tmp_path / "runs"), "--meta-steps", "1", "--max-length", "16"]
+    options += ["--evaluate.shots", "1", "--evaluate.draws", "2", "--evaluate.test-size", "20"]
+    options += ["--evaluate.methods", "centroid", "maml"]
+    done = run_recipe(*options, name="reviews_leave_one_out")
+    assert done.returncode == 0, done.stderr[-2000:]
+    tables = {
+        d: json.loads((tmp_path / "runs" / d / "reviews.json").read_text(encoding="utf-8")) for d in ("books", "hotel")
+    }
+    assert tables["books"]["sources"] == ["reviews/hotel"] and tables["hotel"]["sources"] == ["reviews/books"]
+    mean = json.loads((tmp_path / "runs" / "mean.json").read_text(encoding="utf-8"))["rows"]
+    for row, *others in zip(mean, *(table["rows"] for table in tables.values()), strict=True):
+        assert row["accuracy"] == pytest.approx(sum(other["accuracy"] for other in others) / 2)
+    again = run_recipe(*options, name="reviews_leave_one_out")
+    assert again.returncode == 0 and "fit/s" not in again.stderr, "finished tables were made again"
+
+
+@pytest.mark.slow
+def test_the_medical_recipe_reads_data_in_the_format_of_the_hub(tmp_path: Path) -> None:
+    """Four made-up descriptions of each of the 22 diagnoses, under the columns of gretelai/symptom_to_diagnosis."""
+    diagnoses = [
+        *("drug reaction", "allergy", "chicken pox", "diabetes", "psoriasis", "hypertension", "cervical spondylosis"),
+        *("bronchial asthma", "varicose veins", "malaria", "dengue", "arthritis", "impetigo", "fungal infection"),
+        *("common cold", "gastroesophageal reflux disease", "urinary tract infection", "typhoid", "migraine"),
+        *("peptic ulcer disease", "pneumonia", "jaundice"),
+    ]
+    folder = tmp_path / "symptoms"
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows = [{"output_text": d, "input_text": f"{split} {i}: it hurts, {d}"} for d in diagnoses for i in range(4)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    options = ["--source", f"hub:{folder}", "--target", f"hub:{folder}", "--evaluate.test", f"hub:{folder}::test"]
+    options += ["--encoder", "data/encoder", "--output", str(tmp_path / "runs"), "--meta-steps", "1", "--queries", "1"]
+    options += ["--shots", "1", "--ways", "2", "--eval-episodes", "1", "--max-length", "16", "--evaluate.shots", "1"]
+    options += ["--evaluate.draws", "2", "--evaluate.methods", "centroid", "maml"]
+    done = run_recipe(*options, name="medical")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "runs" / "symptoms.json").read_text(encoding="utf-8"))
+    assert len(found["classes"]) == 10 and {row["test_rows"] for row in found["records"]} == {40}
+    learner = json.loads((tmp_path / "runs" / "first-order" / "recipe.json").read_text(encoding="utf-8"))
+    assert "(48 rows)" in learner["sources"]  # of the other twelve

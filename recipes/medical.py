@@ -1,0 +1,39 @@
+"""Meta-train on patients' descriptions of twelve diagnoses, adapt to ten others with a few labels.
+
+    python recipes/medical.py
+
+reads gretelai/symptom_to_diagnosis from the Hub: 1,065 descriptions of symptoms (column input_text) by diagnosis
+(column output_text), 22 in all, about 40 of each to train on and 10 to judge. Its loading is tested on a small sample in
+the same format; the recipe has not been run on the data itself. In place of the Hub's name a folder with train.jsonl and
+test.jsonl does: --source hub:FOLDER --target hub:FOLDER --evaluate.test hub:FOLDER::test
+"""
+
+from metatext.recipe import Recipe, main
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
+
+DATA = "hub:gretelai/symptom_to_diagnosis"
+
+MEDICAL = Recipe(
+    source=(DATA,),
+    target=(DATA,),
+    target_classes=(
+        "allergy", "bronchial asthma", "cervical spondylosis", "chicken pox", "diabetes", "drug reaction",
+        "hypertension", "malaria", "psoriasis", "varicose veins",
+    ),
+    encoder="sentence-transformers/all-MiniLM-L6-v2",
+    data_dir="data",
+    orders=("first-order",),
+    table=Table(text="input_text", label="output_text"),
+    episodes=EpisodeSettings(ways=6, shots=5, queries=5),
+    learner=LearnerSettings(inner_steps=0, max_length=64),
+    config=TrainConfig(
+        output="runs/medical", meta_steps=60, meta_batch_size=4, outer_lr=3e-5, eval_every=20, mixed_precision="bf16"
+    ),
+    evaluate=EvaluateSettings(
+        test=f"{DATA}::test", shots=(1, 2, 5, 10, 20), precision="bf16",
+        methods=("majority", "tfidf", "centroid", "frozen", "finetune", "maml"),
+    ),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(MEDICAL, __doc__)
