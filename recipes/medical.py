@@ -3,9 +3,9 @@
     python recipes/medical.py
 
 reads gretelai/symptom_to_diagnosis from the Hub: 1,065 descriptions of symptoms (column input_text) by diagnosis
-(column output_text), 22 in all, about 40 of each to train on and 10 to judge. Its loading is tested on a small sample in
-the same format; the recipe has not been run on the data itself. In place of the Hub's name a folder with train.jsonl and
-test.jsonl does: --source hub:FOLDER --target hub:FOLDER --evaluate.test hub:FOLDER::test
+(column output_text), 22 in all, about 40 of each to train on and 10 to judge. Its loading is tested on a small sample
+in the same format; the recipe has not been run on the data itself. In place of the Hub's name a folder with train.jsonl
+and test.jsonl does: --source hub:FOLDER --target hub:FOLDER --evaluate.test hub:FOLDER::test
 """
 
 from metatext.recipe import Recipe, main
