@@ -62,6 +62,7 @@ def adapt(
     class_names: Mapping[str, str] | None = None,
     blend: float | None = None,
     epochs: int | None = None,
+    unlabelled: Sequence[str] = (),
 ) -> Adapted:
     """Chooses a start from the labelled texts and fine-tunes it on them; the learner is left as it was.
 
@@ -76,10 +77,12 @@ def adapt(
         blend: share of the meta-trained weights, one of `metatext.blend.SHARES`; by default chosen from the support.
         epochs: passes of fine-tuning over the texts (`metatext.tune`); by default 4 from 30 texts on, and none with
             fewer, or where inner steps are asked for.
+        unlabelled: further texts of the target, some hundreds: they show where its texts lie, and join the prototypes
+            of the classes that they are likely to be of.
 
     Raises:
         InputError: negative steps or epochs; fewer than two classes; a label that the learner's learned head does not
-            know; a name for a label that is not there; a blend that cannot be had; one of the last three arguments for
+            know; a name for a label that is not there; a blend that cannot be had; one of the last four arguments for
             a learned head.
     """
     classes = sorted(set(labels))
@@ -93,17 +96,17 @@ def adapt(
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
     check_names(class_names or (), classes)
-    _check_start(learner, blend=blend, class_names=class_names, epochs=epochs)
+    _check_start(learner, blend=blend, class_names=class_names, epochs=epochs, unlabelled=unlabelled or None)
     _warn_of_texts(learner, texts, labels)
     support = Examples(list(texts), [classes.index(label) for label in labels])
-    start = choose(learner, support, classes, called(classes, class_names), blend)
+    start = choose(learner, support, classes, called(classes, class_names), blend, unlabelled=unlabelled)
     epochs = passes(support, start, steps, epochs)
-    with ready(learner, support, classes, start, steps, epochs) as layer:
+    with ready(learner, support, classes, start, steps, epochs, unlabelled) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
     if start:
         metadata["start"] = {"blend": start.share, "names_weight": start.weight}
-        metadata["epochs"] = epochs
+        metadata |= {"epochs": epochs, "unlabelled": len(unlabelled)}
     if steps is not None or start:
         metadata["inner_steps"] = steps or 0
     return Adapted(model, learner.tokens, classes, metadata)
@@ -124,6 +127,7 @@ def ready(
     start: Start | None,
     steps: int | None = None,
     epochs: int = 0,
+    unlabelled: Sequence[str] = (),
 ) -> Iterator[LinearLayer]:
     """Within the block the learner is adapted to `support`; yields the task's linear layer.
 
@@ -136,7 +140,7 @@ def ready(
         return
     with (
         blended(learner, start.share),
-        tuned(learner, support, start, epochs) as first,
+        tuned(learner, support, start, epochs, unlabelled) as first,
         adapted(learner, support, classes, steps or 0, first) as layer,
     ):
         yield layer

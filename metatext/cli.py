@@ -101,6 +101,8 @@ class Adapt:
     """Share of the meta-trained weights: 0, 0.25, 0.5, 0.75 or 1; by default chosen from your texts."""
     epochs: int | None = None
     """Passes of fine-tuning over your texts; by default 4 from 30 texts on, and none with fewer."""
+    unlabelled: str | None = None
+    """File of further texts, without labels or with labels that are not read: some hundreds help."""
     overwrite: bool = False
     """Replace the output folder."""
 
@@ -114,8 +116,9 @@ class Adapt:
         domain = self.table.read(self.file)
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
+        more = self.table.read_texts(self.unlabelled) if self.unlabelled else []
         learner = Learner.from_pretrained(self.learner).to(default_device())
-        adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend, self.epochs)
+        adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend, self.epochs, more)
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
         print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {len(domain)} texts")

@@ -59,8 +59,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         return tags
 
-    def fit(self, texts: Sequence[str], labels: Sequence[Any]) -> FewShotClassifier:
-        """Adapts to `texts` and their `labels`, any number per class.
+    def fit(self, texts: Sequence[str], labels: Sequence[Any], unlabelled: Sequence[str] = ()) -> FewShotClassifier:
+        """Adapts to `texts` and their `labels`, any number per class, and to `unlabelled` texts of the same kind.
 
         Raises:
             InputError: lengths differ, a text is empty or no string, a label is missing, or there is only one class.
@@ -84,7 +84,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         )
         called = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
         named = [names[i] for i in indices]
-        self.adapted_: Adapted = adapt(learner, texts, named, self.steps, called, self.blend, self.epochs)
+        self.adapted_: Adapted = adapt(
+            learner, texts, named, self.steps, called, self.blend, self.epochs, _checked(unlabelled)
+        )
         # Class names are sorted as text in the model, while classes_ keep the order of their own type (2 before 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]
         return self

@@ -41,6 +41,7 @@ METHODS = {
     "source": "source classifier, no target label",
     "joint": "joint training, then fine-tuning",
     "maml": "the given learners, adapted",
+    "unlabelled": "the same, with other texts of the target, unlabelled",
     "ablations": "the same with one part of adaptation changed",
 }
 
@@ -101,6 +102,7 @@ class Adaptation:
         name: Callable[[Sequence[str]], list[str]] | None = None,
         steps: int | None = None,
         epochs: int | None = None,
+        others: Domain | None = None,
         alone: bool = False,
         **how: Any,
     ) -> Method:
@@ -110,6 +112,8 @@ class Adaptation:
             name: gives what the labels are called; by default the class names do, as in `adapt`.
             steps: of the inner loop.
             epochs: of fine-tuning.
+            others: the target; of its rows of a draw's classes, which are neither support nor test, the texts are
+                given unlabelled, 1,000 at most.
             alone: leave out the choice of a start: the episode of meta-training.
             **how: arguments of `metatext.start.choose`.
         """
@@ -120,9 +124,10 @@ class Adaptation:
             classes = sorted(set(labels))
             support = Examples(list(texts), [classes.index(label) for label in labels])
             began = time.perf_counter()
-            start = None if alone else choose(self.learner, support, classes, name(classes), **how)
+            more = _others(others, classes, {*texts, *queries}) if others else []
+            start = None if alone else choose(self.learner, support, classes, name(classes), unlabelled=more, **how)
             tuning = passes(support, start, steps, epochs)
-            with ready(self.learner, support, classes, start, steps, tuning) as layer:
+            with ready(self.learner, support, classes, start, steps, tuning, more) as layer:
                 seconds = time.perf_counter() - began
                 same = start and not steps and not tuning
                 encoder = self._blends[start.share] if start and same else FrozenEncoder(self.learner)
@@ -130,6 +135,12 @@ class Adaptation:
             return Answer(found.labels, seconds, found.probabilities)
 
         return run
+
+
+def _others(target: Domain, classes: Sequence[str], taken: set[str], most: int = 1000) -> list[str]:
+    """At most so many texts of the target's classes, a fixed random choice, without those that are taken."""
+    texts = list(dict.fromkeys(text for text in target.restrict(classes).texts if text not in taken))
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:most]]
 
 
 def ablations(adaptation: Adaptation) -> dict[str, Method]:
@@ -193,6 +204,8 @@ def make_methods(
         adaptation = Adaptation(learner, names_by_label(settings.class_names))
         if "maml" in wanted:
             methods[name] = adaptation()
+        if "unlabelled" in wanted and isinstance(learner.head, PrototypeHead):
+            methods[f"{name}, unlabelled texts too"] = adaptation(others=target)
         if "ablations" in wanted and isinstance(learner.head, PrototypeHead):
             methods |= {f"{name}, {what}": run for what, run in ablations(adaptation).items()}
     return methods

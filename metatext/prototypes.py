@@ -24,13 +24,14 @@ class Space:
         features: (n, hidden).
         labels: int64 (n,), at least one text of each class.
         ways: number of classes.
+        centre: another one, (hidden,).
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, ways: int) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, ways: int, centre: Tensor | None = None) -> None:
         self.labels, self.ways = labels, ways
         counts = torch.bincount(labels, minlength=ways).unsqueeze(1)
         means = features.new_zeros(ways, features.shape[1]).index_add(0, labels, features) / counts
-        self.centre = means.mean(0)
+        self.centre = means.mean(0) if centre is None else centre
         norms = features.detach().norm(dim=1)
         least = 1e-4 * float(norms.mean())  # nearer than this, texts are the same but for rounding
         distances = (features - self.centre).norm(dim=1)
@@ -60,6 +61,26 @@ class Space:
         logs[:, alone] = -torch.tensor(float(self.ways)).log()
         best = int(logs.mean(1).argmax())  # of (scales, n)
         return float(logs.mean(1)[best]), float(SCALES[best])
+
+    def gathered(self, known: Tensor, others: Tensor, scale: float, rounds: int = 5) -> Tensor:
+        """Sums of the directions of unlabelled texts by how probable each class is for them, (ways, hidden).
+
+        Soft k-means from the prototypes of the labelled texts (Ren 2018, eq. 4-5). All of them together weigh as much
+        as the labelled texts.
+
+        Args:
+            known: what was known of the classes before.
+            others: features of the unlabelled texts, (m, hidden).
+            scale: of the cosines in the logits.
+            rounds: of assigning the texts and adding them up.
+        """
+        directions = normalize(others - self.centre, dim=1)
+        labelled = self.prototypes(known)
+        sums = torch.zeros_like(labelled)
+        for _ in range(rounds):
+            probabilities = (scale * directions @ normalize(labelled + sums, dim=1).T).softmax(1)
+            sums = probabilities.T @ directions * (len(self.labels) / len(others))
+        return sums
 
     def chance(self, known: Tensor, permutations: int = 100) -> float:
         """The share of random permutations of what is known of the classes that explains the texts as well."""

@@ -40,6 +40,14 @@ class Table:
         how = (self.by, self.text, self.label, self.encoding, self.clean or None)
         return [domain for path in paths for domain in Domain.each_from_file(path, *how)]
 
+    def read_texts(self, path: str) -> list[str]:
+        """The texts of a file, whose rows need no label."""
+        from metatext.cleaning import clean_texts
+        from metatext.tables import checked_strings, column, read_rows
+
+        texts = checked_strings(column(read_rows(path, self.encoding), self.text, path), path, self.text)
+        return clean_texts(texts, self.clean or None)
+
     def read(self, path: str) -> Domain:
         """The file, or the data set hub:ID[:CONFIG[:SPLIT]] on the Hub, as one domain."""
         from metatext.domains import Domain
@@ -305,12 +313,13 @@ class EvaluateSettings:
             "source",
             "joint",
             "maml",
+            "unlabelled",
             "ablations",
         ],
         ...,
     ] = ("majority", "tfidf", "centroid", "frozen", "finetune", "probe", "source", "joint", "maml")
-    """Rows of the table. By default all but setfit, whose cost grows with the square of the labels, and ablations, the
-    parts of the default adaptation."""
+    """Rows of the table. By default all but setfit, whose cost grows with the square of the labels, unlabelled, the
+    learners given other texts of the target too, and ablations, the parts of the default adaptation."""
     class_names: tuple[str, ...] = ()
     """What labels are called in the language of the texts, as label=name, for the given learners (as in adapt)."""
     test: str | None = None

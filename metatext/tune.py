@@ -19,7 +19,7 @@ from metatext.heads import LinearLayer
 from metatext.inner import elsewhere
 from metatext.learner import Learner
 from metatext.prototypes import Space
-from metatext.start import Start
+from metatext.start import Start, layer_of
 from metatext.tasks import Examples
 from metatext.trainer import learning_rate
 
@@ -35,7 +35,9 @@ def default_epochs(support: Examples) -> int:
 
 
 @contextmanager
-def tuned(learner: Learner, support: Examples, start: Start, epochs: int) -> Iterator[LinearLayer]:
+def tuned(
+    learner: Learner, support: Examples, start: Start, epochs: int, unlabelled: Sequence[str] = ()
+) -> Iterator[LinearLayer]:
     """Within the block the encoder is fine-tuned from `start`, whose blend it has; yields the task's linear layer.
 
     Adam with warm-up and linear decay over shuffled batches of texts; all texts make the prototypes, those that are not
@@ -46,6 +48,7 @@ def tuned(learner: Learner, support: Examples, start: Start, epochs: int) -> Ite
         support: labelled texts.
         start: what `choose` found for them.
         epochs: passes over the support; 0 leaves the start as it is.
+        unlabelled: further texts, which join the prototypes of the tuned encoder.
     """
     if not epochs:
         yield start.layer
@@ -53,11 +56,11 @@ def tuned(learner: Learner, support: Examples, start: Start, epochs: int) -> Ite
     table = learner.encoder.get_input_embeddings().weight
     moving: list[Tensor] = [p for p in learner.encoder.parameters() if p.requires_grad and p is not table]
     with elsewhere(moving):
-        yield _fine_tune(learner, support, start, epochs, moving).layer(start.known, start.scale)
+        _fine_tune(learner, support, start, epochs, moving)
+        yield layer_of(learner, support, start, unlabelled)
 
 
-def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, moving: list[Tensor]) -> Space:
-    """Moves the `moving` tensors; returns the support as the encoder then sees it."""
+def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, moving: list[Tensor]) -> None:
     texts, labels, ways = support.texts, torch.tensor(support.labels), len(start.known)
     steps = max(1, round(epochs * len(texts) / _BATCH))
     logger.info("fine-tuning on %d texts, %d steps", len(texts), steps)
@@ -79,7 +82,6 @@ def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, m
         schedule.step()
         seen[batch] = features.detach()
     optimizer.zero_grad()
-    return Space(learner.encode(texts).float(), labels, ways)
 
 
 def _features(learner: Learner, texts: Sequence[str]) -> Tensor:

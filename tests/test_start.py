@@ -270,3 +270,53 @@ def test_names_on_the_command_line_are_pairs() -> None:
         EvaluateSettings(class_names=("sports=",))
     with pytest.raises(InputError, match="class_names gives label 'a' two names, 'x' and 'y'"):
         EvaluateSettings(class_names=("a=x", "a=y"))
+
+
+# ---------------------------------------------------------------- unlabelled texts
+def test_unlabelled_texts_are_soft_k_means() -> None:
+    """Written out in numpy: each text is shared out by the softmax of its cosines, five times over."""
+    generator = torch.Generator().manual_seed(0)
+    features, others = torch.randn(6, 5, generator=generator), torch.randn(9, 5, generator=generator)
+    known, labels, scale = torch.randn(3, 5, generator=generator), torch.tensor([0, 1, 2] * 2), 4.0
+    centre = others.mean(0)
+    found = Space(features, labels, 3, centre).gathered(known, others, scale)
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    z, u = (unit((x - centre).double().numpy()) for x in (features, others))
+    base = known.double().numpy() + np.stack([z[labels.numpy() == c].sum(0) for c in range(3)])
+    sums = np.zeros_like(base)
+    for _ in range(5):
+        logits = scale * u @ unit(base + sums).T
+        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        sums = np.stack([(shares[:, c : c + 1] * u).sum(0) for c in range(3)]) * 6 / 9
+    np.testing.assert_allclose(found.numpy(), sums, atol=1e-5)
+
+
+def test_unlabelled_texts_move_the_prototypes_to_where_they_lie() -> None:
+    """Two classes on a circle; the one labelled text of each lies at its edge."""
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.cat([torch.randn(200, generator=generator) * 0.3 + middle for middle in (0.5, 2.6)])
+    points = torch.stack([angles.cos(), angles.sin()], 1)
+    truth = torch.arange(2).repeat_interleave(200)
+    support = torch.tensor([[1.0, 0.0], [0.4, 0.92]])  # the second is nearly between the classes
+    labels, nothing = torch.arange(2), torch.zeros(2, 2)
+
+    def accuracy(space: Space, known: torch.Tensor) -> float:
+        return float((space.layer(known, 8.0).logits(points).argmax(1) == truth).float().mean())
+
+    plain, wide = Space(support, labels, 2), Space(support, labels, 2, points.mean(0))
+    assert accuracy(wide, wide.gathered(nothing, points, 8.0)) > accuracy(plain, nothing) + 0.05
+
+
+def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
+    plain = adapt(learner, TEXTS, CLASSES * 2)
+    more = adapt(learner, TEXTS, CLASSES * 2, unlabelled=TEXTS[:4])
+    assert (plain.metadata["unlabelled"], more.metadata["unlabelled"]) == (0, 4)
+    assert not torch.allclose(plain.probabilities(TEXTS), more.probabilities(TEXTS), atol=1e-3)
+    start = choose(learner, SUPPORT, CLASSES, readable(CLASSES), unlabelled=TEXTS[:4])
+    assert start
+    with blended(learner, start.share):
+        expected = start.layer.logits(learner.encode(TEXTS)).softmax(1)
+    torch.testing.assert_close(more.probabilities(TEXTS), expected, rtol=0.0, atol=1e-4)
