@@ -112,6 +112,8 @@ class Adapt:
         from metatext.learner import Learner, default_device
 
         check_free(self.output, self.overwrite)
+        if self.table.by:
+            raise InputError("--by parts source files into domains, but a file to adapt to is one: leave it out")
         names = names_by_label(self.class_names) or None
         domain = self.table.read(self.file)
         if len(domain.classes) < 2:

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from metatext import __version__
 from metatext.cli import main
+from metatext.pipeline import read_sources
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +178,31 @@ def test_an_adapted_classifier_says_what_it_was_made_of(model: Path) -> None:
     assert metadata["kind"] == "classifier" and metadata["classes"] == sorted(TOPICS)
     assert metadata["support"] == dict.fromkeys(sorted(TOPICS), 5) and metadata["metatext_version"] == __version__
     assert not [path for path in model.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_adapt_takes_texts_without_labels_and_passes_over_those_with(
+    run: Path, folder: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    more = write_jsonl(tmp_path / "more.jsonl", [{"text": row["text"]} for row in make_rows(1, 4)])
+    adapt = ("adapt", run, folder / "target.jsonl", "--output", tmp_path / "model")
+    main(words(*adapt, "--unlabelled", more, "--epochs", 1))
+    metadata = json.loads((tmp_path / "model" / "metatext.json").read_text(encoding="utf-8"))
+    assert (metadata["epochs"], metadata["unlabelled"]) == (1, 24)
+    sentence = refused(*adapt, "--by", "text", "--overwrite")
+    assert "--by parts source files into domains, but a file to adapt to is one" in sentence
+    assert "row 2" in refused(*adapt, "--overwrite", "--unlabelled", write_jsonl(more, [{"text": "a"}, {"text": " "}]))
+
+
+def test_a_column_parts_the_sources_also_when_they_are_read_again(
+    folder: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    rows = [row | {"shop": shop} for seed, shop in enumerate("xy") for row in make_rows(seed, 10)]
+    source = write_jsonl(tmp_path / "shops.jsonl", rows)
+    options = ("--source", source, "--by", "shop", "--encoder", tiny_bert, *SMALL)
+    main(words("train", *options, "--output", tmp_path / "run"))
+    metadata = json.loads((tmp_path / "run" / "metatext.json").read_text(encoding="utf-8"))
+    assert metadata["sources"] == ["shops/x", "shops/y"]
+    assert [domain.name for domain in read_sources(str(tmp_path / "run"), ["joint"])] == ["shops/x", "shops/y"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

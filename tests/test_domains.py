@@ -14,6 +14,7 @@ import pytest
 
 from metatext.domains import Domain, checked_strings, column, read_rows, shared_classes
 from metatext.errors import InputError
+from metatext.settings import Table
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")
@@ -86,6 +87,30 @@ def test_restrict_keeps_the_rows_of_some_classes() -> None:
 )
 def test_a_bad_domain_is_refused(texts: list, labels: list, message: str) -> None:
     assert fault(InputError, Domain, "d", texts, labels).startswith(message)
+
+
+def test_relabel_keeps_the_rows_that_have_a_new_label() -> None:
+    domain = Domain("d", ["a", "b", "c", "d"], ["happy", "neutral", "sad", "angry"])
+    polar = domain.relabel({"happy": "positive", "sad": "negative", "angry": "negative"})
+    assert (polar.name, polar.texts, polar.labels) == ("d", ["a", "c", "d"], ["positive", "negative", "negative"])
+    with pytest.raises(InputError, match="domain 'd' has no class 'glad'"):
+        domain.relabel({"glad": "positive"})
+
+
+def test_a_column_parts_a_file_into_domains(tmp_path: Path) -> None:
+    rows = [("good", 1, "books"), ("poor", 0, "hotels"), ("bad", 0, "books")]
+    lines = "".join(json.dumps({"text": text, "label": label, "shop": shop}) + "\n" for text, label, shop in rows)
+    (tmp_path / "reviews.jsonl").write_text(lines, encoding="utf-8")
+    books, hotels = Domain.each_from_file(tmp_path / "reviews.jsonl", "shop")
+    assert books == Domain("reviews/books", ["good", "bad"], ["1", "0"])
+    assert hotels == Domain("reviews/hotels", ["poor"], ["0"])
+    assert Table(by="shop").read_each([str(tmp_path / "reviews.jsonl")] * 2) == [books, hotels] * 2
+    assert [len(domain) for domain in Table().read_each([str(tmp_path / "reviews.jsonl")])] == [3]
+    with pytest.raises(InputError, match=r"has no column 'domain'"):
+        Domain.each_from_file(tmp_path / "reviews.jsonl", "domain")
+    (tmp_path / "reviews.jsonl").write_text(lines.replace('"hotels"', "null"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"row 2: the shop is missing|row 2.*shop"):
+        Domain.each_from_file(tmp_path / "reviews.jsonl", "shop")
 
 
 def test_shared_classes() -> None:

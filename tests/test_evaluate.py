@@ -16,11 +16,12 @@ from sklearn.linear_model import LogisticRegression
 
 from metatext import Domain, FewShotClassifier, InputError, Learner, baselines, pipeline
 from metatext.baselines import Prediction
-from metatext.draws import make_draws
+from metatext.draws import make_draws, official_draws
 from metatext.evaluate import (
     METHODS,
     Adaptation,
     Answer,
+    _others,
     make_methods,
     run_methods,
     timed,
@@ -99,6 +100,43 @@ def test_bad_draws_are_refused_by_name() -> None:
         InputError, match=r"class 'bad' of 'posts' has too few distinct texts, 2: 2 shots need 3 to draw from; lower"
     ):
         make_draws(few, [1, 2])
+
+
+def test_official_supports_are_a_draw_each() -> None:
+    supports = [make_domain(seed, per_class) for seed, per_class in ((1, 2), (2, 3))]
+    test = make_domain(3, 10)
+    draws = official_draws(supports, test, test_size=25)
+    assert [(draw.number, draw.shots, len(draw.support), len(draw.test)) for draw in draws] == [
+        (0, 2, 12, 25),
+        (1, 3, 18, 25),
+    ]
+    assert draws[0].test == draws[1].test and dict(draws[1].support) == dict(
+        zip(supports[1].texts, supports[1].labels, strict=True)
+    )
+    assert len(official_draws(supports, test)[0].test) == 60
+    fewer = supports[0].restrict(["sport", "car"])
+    with pytest.raises(InputError, match="'news' has texts of class 'finance', which 'news' has not"):
+        official_draws([supports[1], fewer], test)
+    with pytest.raises(InputError, match="draws must be at least 2"):
+        official_draws(supports[:1], test)
+
+
+def test_unlabelled_rows_are_those_of_the_target_that_a_draw_does_not_use(run: str) -> None:
+    settings = EvaluateSettings(shots=(2,), draws=2, test_size=40, methods=("maml", "unlabelled"))
+    result = pipeline.evaluate([run], make_domain(2), [], settings)
+    plain, more = (
+        [r["accuracy"] for r in result["records"] if r["method"] == name]
+        for name in ("full MAML", "full MAML, unlabelled texts too")
+    )
+    assert len(plain) == len(more) == 2 and plain != more
+    texts = make_domain(2).texts
+    others = _others(make_domain(2), ["car", "sport"], set(texts[:30]), most=20)
+    labels = dict(zip(texts, make_domain(2).labels, strict=True))
+    assert (
+        len(set(others)) == 20
+        and {labels[text] for text in others} == {"car", "sport"}
+        and not set(others) & set(texts[:30])
+    )
 
 
 def test_a_test_file_of_other_classes_is_refused() -> None:
