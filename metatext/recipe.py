@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import sys
@@ -71,6 +72,8 @@ class Recipe:
         places = {name: self.table_of(name) for name in self.target}
         if len(set(places.values())) < len(places):
             raise InputError("two targets have the same name, and so would their tables: evaluate one at a time")
+        if self.held_out and not self.table.by:
+            raise InputError(f"held_out={self.held_out!r} is a value of a column: name the column, --by domain")
         sources = [domain for name in self.source for domain in self._source(name)]
         targets = {name: self._target(name) for name in self.target}
         second_order_steps = {"first-order": 0, "full": self.learner.inner_steps}
@@ -82,6 +85,7 @@ class Recipe:
         settings = self._settings()
         for name, (target, test, supports) in targets.items():
             result = pipeline.evaluate(runs, target, sources, settings, test, places[name], supports)
+            write_json(places[name], result | {"recipe": self._reading()})
             draws = len(supports) or settings.draws
             print(f"\n{target.name}: {len(target.classes)} classes, {draws} draws, accuracy / macro-F1 in %\n")
             print("\n\n".join([result["table"], *result["differences"], f"All of it: {places[name]}"]), flush=True)
@@ -99,10 +103,16 @@ class Recipe:
         place = self.table_of(target)
         if not place.exists():
             return False
-        before = json.loads(place.read_text(encoding="utf-8"))["settings"]
-        if other := _other(before, dataclasses.asdict(self._settings())):
+        table = json.loads(place.read_text(encoding="utf-8"))
+        now = dataclasses.asdict(self._settings()) | self._reading()
+        if other := _other(table["settings"] | table.get("recipe", {}), now):
             raise FileExistsError(f"{place} is a table of other options ({other}): move it away first")
         return True
+
+    def _reading(self) -> dict[str, Any]:
+        """The options that say which rows of a target are judged, and under which labels."""
+        how = {name: getattr(self, name) for name in ("target_classes", "target_labels", "held_out")}
+        return how | dataclasses.asdict(self.table)
 
     def _settings(self) -> EvaluateSettings:
         joint = self.evaluate.joint or str(Path(self.config.output or "") / "joint")
@@ -152,16 +162,20 @@ class Recipe:
         """The domains of a source, without the one that is held out, and without the classes that are a target's."""
         place, domains = self._place(name, "train"), self.source_domains(name)
         if self.held_out:
-            domains = [domain for domain in domains if not domain.name.endswith(f"/{self.held_out}")]
-        if self.target_classes and place in [self._place(target, "train", "train_0") for target in self.target]:
+            domains = [domain for domain in domains if _value(domain) != self.held_out]
+        targets = [self._place(target, "train", "train_0") for target in self.target]
+        if self.target_classes and any(_same(place, target) for target in targets):
             domains = [domain.restrict(set(domain.classes) - set(self.target_classes)) for domain in domains]
         return domains
 
     def _target(self, name: str) -> Target:
         """The target and, where its folder has one, its test split and the supports of an official split."""
         folder = Path(self.data_dir)
-        supports = [self._read(str(file)) for file in sorted(folder.glob(f"{name}.train_[0-9].jsonl"))]
+        parts = itertools.takewhile(Path.is_file, (folder / f"{name}.train_{i}.jsonl" for i in itertools.count()))
+        supports = [self._read(str(part)) for part in parts]
         place = folder / f"{name}.test{'_public' if supports else ''}.jsonl"
+        if supports and not self.evaluate.test and not place.is_file():
+            raise FileNotFoundError(f"{name!r} has the supports of an official split, but no test texts: {place}")
         if self.evaluate.test and len(self.target) > 1:
             raise InputError("--evaluate.test is the test file of one target, but --target names several")
         split = self.evaluate.test or (str(place) if place.is_file() else None)
@@ -172,8 +186,7 @@ class Recipe:
     def _read(self, place: str) -> Domain:
         """The rows of a target's file that are judged, under their labels."""
         if self.held_out:
-            name = f"/{self.held_out}"
-            found = [domain for domain in self.table.read_each([place]) if domain.name.endswith(name)]
+            found = [domain for domain in self.table.read_each([place]) if _value(domain) == self.held_out]
             if not found:
                 raise InputError(f"{place} has no domain {self.held_out!r} in column {self.table.by!r}")
             domain = found[0]
@@ -195,6 +208,18 @@ class Target(NamedTuple):
 def _stem(name: str) -> str:
     """A file's name without its type, or a data set's; the dots of NAME.train_classes stay."""
     return Path(name).stem if Path(name).is_file() else Path(name.removeprefix("hub:").partition(":")[0]).name
+
+
+def _value(domain: Domain) -> str:
+    """The value of column --by that a domain of a parted file is of."""
+    return domain.name.partition("/")[2]
+
+
+def _same(place: str, other: str) -> bool:
+    """Whether two places are one file, or one data set on the Hub, of whatever split."""
+    if place.startswith("hub:") or other.startswith("hub:"):
+        return [*place.split(":"), ""][:3] == [*other.split(":"), ""][:3]
+    return Path(place).samefile(other)
 
 
 def _other(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -37,6 +37,8 @@ class Table:
 
         if self.by is None:
             return [self.read(path) for path in paths]
+        if any(path.startswith("hub:") for path in paths):
+            raise InputError(f"--by {self.by} parts files into domains, not data sets on the Hub: name files")
         how = (self.by, self.text, self.label, self.encoding, self.clean or None)
         return [domain for path in paths for domain in Domain.each_from_file(path, *how)]
 

@@ -54,7 +54,7 @@ class LeaveOneOut(Recipe):
 
     def domains(self) -> list[str]:
         """The domains of the source files."""
-        return [domain.name.rpartition("/")[2] for name in self.source for domain in self.source_domains(name)]
+        return [domain.name.partition("/")[2] for name in self.source for domain in self.source_domains(name)]
 
 
 def mean_over_domains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import SHARED
 
+from metatext import Domain, TrainConfig
+from metatext.errors import InputError
 from metatext.recipe import Recipe
 from metatext.settings import Table
 
@@ -160,3 +162,39 @@ def test_the_medical_recipe_reads_data_in_the_format_of_the_hub(tmp_path: Path) 
     assert len(found["classes"]) == 10 and {row["test_rows"] for row in found["records"]} == {40}
     learner = json.loads((tmp_path / "runs" / "first-order" / "recipe.json").read_text(encoding="utf-8"))
     assert "(48 rows)" in learner["sources"]  # of the other twelve
+
+
+@pytest.mark.parametrize("other", ["hub:a/b", "hub:a/b::test", "hub:a/b:"])
+def test_classes_of_the_target_are_taken_out_of_a_source_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    rows = Domain.from_records(["t"] * 4, list("abcd"))
+    monkeypatch.setattr("metatext.domains.Domain.from_hub", lambda *a, **k: rows)
+    recipe = Recipe(("hub:a/b",), (other,), "encoder", "data", target_classes=("b", "d"))
+    assert recipe._source("hub:a/b")[0].classes == ["a", "c"] and recipe._target(other).domain.classes == ["b", "d"]
+    assert dataclasses.replace(recipe, target=("hub:a/c",))._source("hub:a/b")[0].classes == ["a", "b", "c", "d"]
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.train_0.jsonl").write_text('{"text": "t", "label": "a"}\n', encoding="utf-8")
+    recipe = Recipe(("x",), ("x",), "encoder", str(tmp_path))
+    recipe = dataclasses.replace(recipe, config=dataclasses.replace(recipe.config, output=str(tmp_path / "runs")))
+    with pytest.raises(InputError, match="held_out='books' is a value of a column: name the column, --by domain"):
+        dataclasses.replace(recipe, held_out="books").run()
+    with pytest.raises(InputError, match="--by shop parts files into domains, not data sets on the Hub"):
+        Table(by="shop").read_each(["hub:a/b"])
+    with pytest.raises(FileNotFoundError, match="'x' has the supports of an official split, but no test texts"):
+        recipe._target("x")
+    (tmp_path / "x.test_public.jsonl").write_text('{"text": "t", "label": "a"}\n', encoding="utf-8")
+    assert len(recipe._target(str(tmp_path / "x")).supports) == 1  # also by an absolute path
+
+
+def test_a_table_of_other_rows_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    recipe = Recipe(("x",), ("x",), "encoder", "data", config=TrainConfig(output=str(tmp_path)))
+    assert not recipe.table_is_there("x")
+    table = {"settings": dataclasses.asdict(recipe._settings()), "recipe": recipe._reading()}
+    recipe.table_of("x").write_text(json.dumps(table), encoding="utf-8")
+    assert recipe.table_is_there("x")
+    other = dataclasses.replace(recipe, target_labels=("happy=positive", "sad=negative"))
+    with pytest.raises(FileExistsError, match=r"x.json is a table of other options \(target_labels\): move it away"):
+        other.table_is_there("x")
