@@ -96,10 +96,11 @@ def adapt(
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
     check_names(class_names or (), classes)
-    _check_start(learner, blend=blend, class_names=class_names, epochs=epochs, unlabelled=unlabelled or None)
+    _check_start(learner, blend, class_names, epochs, unlabelled)
+    unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in set(texts)]
     _warn_of_texts(learner, texts, labels)
     support = Examples(list(texts), [classes.index(label) for label in labels])
-    start = choose(learner, support, classes, called(classes, class_names), blend, unlabelled=unlabelled)
+    start = choose(learner, support, classes, called(classes, class_names), blend)
     epochs = passes(support, start, steps, epochs)
     with ready(learner, support, classes, start, steps, epochs, unlabelled) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
@@ -141,13 +142,23 @@ def ready(
     with (
         blended(learner, start.share),
         tuned(learner, support, start, epochs, unlabelled) as first,
-        adapted(learner, support, classes, steps or 0, first) as layer,
+        adapted(
+            learner, support, classes, steps or 0, LinearLayer(*(t.to(learner.log_inner_lr) for t in first))
+        ) as layer,
     ):
         yield layer
 
 
-def _check_start(learner: Learner, **wishes: Any) -> None:
-    blend = wishes["blend"]
+def _check_start(
+    learner: Learner,
+    blend: float | None,
+    class_names: Mapping[str, str] | None,
+    epochs: int | None,
+    unlabelled: Sequence[str],
+) -> None:
+    if isinstance(unlabelled, str) or not all(isinstance(text, str) and text.strip() for text in unlabelled):
+        raise InputError("unlabelled must be a list of texts, none of them empty")
+    wishes = {"blend": blend, "class_names": class_names, "epochs": epochs, "unlabelled": unlabelled or None}
     if blend is not None and blend not in SHARES:
         raise InputError(f"blend must be one of {', '.join(map(str, SHARES))}, got {blend}")
     for name, value in wishes.items():

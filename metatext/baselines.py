@@ -21,8 +21,7 @@ from metatext.domains import Domain
 from metatext.heads import LinearHead, LinearLayer
 from metatext.learner import Learner
 from metatext.tasks import Examples
-from metatext.trainer import learning_rate
-from metatext.tune import shuffled
+from metatext.trainer import learning_rate, shuffled
 
 
 class Prediction(NamedTuple):

@@ -169,13 +169,15 @@ def _summary(metadata: dict[str, Any]) -> str:
 
 def _facts(metadata: dict[str, Any]) -> str:
     base_model, method, steps = metadata.get("base_model"), metadata.get("method"), metadata.get("inner_steps")
-    prefix = metadata.get("text_prefix")
+    prefix, epochs = metadata.get("text_prefix"), metadata.get("epochs")
     if isinstance(base_model, str) and not _is_hub_id(base_model):
         base_model = f"{_last_name(base_model)} (a local folder)"
     facts = {
         "Base model": base_model,
         "Method": f"{method}, {steps} inner steps" if method and steps else method,
         "Meta-trained on": ", ".join(cell(source) for source in metadata.get("sources") or []),
+        "Fine-tuning": f"{epochs} passes over the labelled texts" if _is_number(epochs) and epochs else None,
+        "Unlabelled texts": metadata.get("unlabelled"),
         "Text prefix": f"`{prefix}`, which the tokenizer puts before every text by itself" if prefix else None,
         "Longest text": f"{metadata['max_length']} tokens" if metadata.get("max_length") else None,
         "Pooling": metadata.get("pooling"),

@@ -125,10 +125,12 @@ class Adapt:
         adapted.save_pretrained(self.output, self.overwrite)
         print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {len(domain)} texts")
         if start := adapted.metadata.get("start"):
+            epochs = adapted.metadata["epochs"]
+            tuned = f"was fine-tuned in {epochs} passes over your texts" if epochs else "was not fine-tuned"
             print(
-                f"its encoder has {start['blend']:.0%} of what was meta-learned; what was known of the classes before "
-                f"(their names, source classes) counts as {start['names_weight']:g} texts each; "
-                f"it was fine-tuned on your texts in {adapted.metadata['epochs']} passes"
+                f"its encoder {tuned}, from {start['blend']:.0%} of what was meta-learned; "
+                "what was known of the classes before (their names, source classes) counts as "
+                f"{start['names_weight']:g} texts each"
             )
 
 

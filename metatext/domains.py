@@ -159,11 +159,13 @@ class Domain:
             FileNotFoundError: if there is no such file.
             InputError: if the file cannot be read, lacks a column, or a row lacks its text, label or domain.
         """
-        whole, rows = cls.from_file(path, text, label, None, encoding, clean), dict[str, list[int]]()
-        values = (_class_name(value) for value in column(read_rows(path, encoding), by, path))
+        rows, rows_of = read_rows(path, encoding), dict[str, list[int]]()
+        columns = [(text, column(rows, text, path)), (label, column(rows, label, path))]
+        whole = cls._checked(str(path), Path(path).stem, columns, clean)
+        values = (_class_name(value) for value in column(rows, by, path))
         for row, value in enumerate(checked_strings(values, str(path), by)):
-            rows.setdefault(value, []).append(row)
-        return [whole.subset(some, f"{whole.name}/{value}") for value, some in rows.items()]
+            rows_of.setdefault(value, []).append(row)
+        return [whole.subset(some, f"{whole.name}/{value}") for value, some in rows_of.items()]
 
     @classmethod
     def from_hub(

@@ -23,6 +23,11 @@ class Draw:
     support: list[tuple[str, str]]  # (text, label)
     test: list[tuple[str, str]]
 
+    @property
+    def texts(self) -> list[str]:
+        """All its texts."""
+        return [text for text, _ in self.support + self.test]
+
 
 def make_draws(
     target: Domain,
@@ -96,7 +101,7 @@ def make_draws(
 def official_draws(supports: Sequence[Domain], test: Domain, test_size: int = 1000) -> list[Draw]:
     """A draw for each support of an official few-shot split, all judged on the same texts.
 
-    Its number of shots is the median over the classes, which need not have equally many.
+    Its number of shots is the median over the classes of all supports, which need not have equally many.
 
     Args:
         supports: the labelled texts of each draw.
@@ -111,13 +116,27 @@ def official_draws(supports: Sequence[Domain], test: Domain, test_size: int = 10
     rows = list(zip(test.texts, test.labels, strict=True))
     if len(rows) > test_size:
         rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:test_size]]
-    draws = []
-    for number, support in enumerate(supports):
+    for support in supports:
         for label in sorted(set(test.classes) - set(support.classes)):
             raise InputError(f"{test.name!r} has texts of class {label!r}, which {support.name!r} has not")
-        shots = int(np.median([len(some) for some in support.rows_of.values()]))
-        draws.append(Draw(number, shots, list(zip(support.texts, support.labels, strict=True)), rows))
-    return draws
+    shots = int(np.median([len(some) for support in supports for some in support.rows_of.values()]))
+    pairs = [list(zip(support.texts, support.labels, strict=True)) for support in supports]
+    return [Draw(number, shots, support, rows) for number, support in enumerate(pairs)]
+
+
+def unlabelled_texts(target: Domain, classes: Sequence[str], taken: set[str], most: int = 1000) -> list[str]:
+    """The texts of the target's rows of these classes without those that are `taken`, or a fixed random `most` of them.
+
+    Raises:
+        InputError: there are none.
+    """
+    texts = list(dict.fromkeys(text for text in target.restrict(classes).texts if text not in taken))
+    if not texts:
+        raise InputError(
+            f"{target.name!r} has no rows left to be given unlabelled, besides those labelled and those judged on: "
+            "leave unlabelled out of --methods, or lower --shots or --test-size"
+        )
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:most]]
 
 
 def _test_rows(

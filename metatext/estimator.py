@@ -84,9 +84,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         )
         called = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
         named = [names[i] for i in indices]
-        self.adapted_: Adapted = adapt(
-            learner, texts, named, self.steps, called, self.blend, self.epochs, _checked(unlabelled)
-        )
+        self.adapted_: Adapted = adapt(learner, texts, named, self.steps, called, self.blend, self.epochs, unlabelled)
         # Class names are sorted as text in the model, while classes_ keep the order of their own type (2 before 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]
         return self

@@ -19,7 +19,7 @@ from metatext import baselines
 from metatext.adapt import passes, ready
 from metatext.baselines import Fit, FrozenEncoder
 from metatext.domains import Domain
-from metatext.draws import Draw
+from metatext.draws import Draw, unlabelled_texts
 from metatext.errors import InputError
 from metatext.files import write_text
 from metatext.heads import PrototypeHead
@@ -102,7 +102,7 @@ class Adaptation:
         name: Callable[[Sequence[str]], list[str]] | None = None,
         steps: int | None = None,
         epochs: int | None = None,
-        others: Domain | None = None,
+        target: Domain | None = None,
         alone: bool = False,
         **how: Any,
     ) -> Method:
@@ -112,8 +112,8 @@ class Adaptation:
             name: gives what the labels are called; by default the class names do, as in `adapt`.
             steps: of the inner loop.
             epochs: of fine-tuning.
-            others: the target; of its rows of a draw's classes, which are neither support nor test, the texts are
-                given unlabelled, 1,000 at most.
+            target: where unlabelled texts come from: rows of a draw's classes that are neither its support nor its
+                test, 1,000 at most; by default there are none.
             alone: leave out the choice of a start: the episode of meta-training.
             **how: arguments of `metatext.start.choose`.
         """
@@ -124,23 +124,17 @@ class Adaptation:
             classes = sorted(set(labels))
             support = Examples(list(texts), [classes.index(label) for label in labels])
             began = time.perf_counter()
-            more = _others(others, classes, {*texts, *queries}) if others else []
-            start = None if alone else choose(self.learner, support, classes, name(classes), unlabelled=more, **how)
+            more = unlabelled_texts(target, classes, {*texts, *queries}) if target else []
+            start = None if alone else choose(self.learner, support, classes, name(classes), **how)
             tuning = passes(support, start, steps, epochs)
             with ready(self.learner, support, classes, start, steps, tuning, more) as layer:
                 seconds = time.perf_counter() - began
-                same = start and not steps and not tuning
-                encoder = self._blends[start.share] if start and same else FrozenEncoder(self.learner)
+                moved = start is None or steps or tuning
+                encoder = FrozenEncoder(self.learner) if start is None or moved else self._blends[start.share]
                 found = baselines.classify(torch.from_numpy(encoder.queries(queries)), classes, layer)
             return Answer(found.labels, seconds, found.probabilities)
 
         return run
-
-
-def _others(target: Domain, classes: Sequence[str], taken: set[str], most: int = 1000) -> list[str]:
-    """At most so many texts of the target's classes, a fixed random choice, without those that are taken."""
-    texts = list(dict.fromkeys(text for text in target.restrict(classes).texts if text not in taken))
-    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:most]]
 
 
 def ablations(adaptation: Adaptation) -> dict[str, Method]:
@@ -205,7 +199,7 @@ def make_methods(
         if "maml" in wanted:
             methods[name] = adaptation()
         if "unlabelled" in wanted and isinstance(learner.head, PrototypeHead):
-            methods[f"{name}, unlabelled texts too"] = adaptation(others=target)
+            methods[f"{name}, unlabelled texts too"] = adaptation(target=target)
         if "ablations" in wanted and isinstance(learner.head, PrototypeHead):
             methods |= {f"{name}, {what}": run for what, run in ablations(adaptation).items()}
     return methods

@@ -19,7 +19,7 @@ import transformers
 import metatext
 from metatext.baselines import joint_training
 from metatext.domains import Domain
-from metatext.draws import Draw, make_draws, official_draws
+from metatext.draws import Draw, make_draws, official_draws, unlabelled_texts
 from metatext.errors import InputError
 from metatext.evaluate import METHODS, Record, make_methods, run_methods
 from metatext.files import write_json, write_text
@@ -33,6 +33,7 @@ from metatext.start import check_names
 from metatext.tables import listed
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output, describe
+from metatext.tune import EPOCHS, FEWEST
 
 logger = logging.getLogger(__name__)
 
@@ -154,12 +155,17 @@ def evaluate(
     check_names(names_by_label(settings.class_names), target.classes)
     if settings.plot:
         pyplot()  # says now if it is missing
-    if supports and test:
+    if supports:
+        if test is None or "unlabelled" in settings.methods:
+            raise InputError("an official split needs test texts, and has no unlabelled rows to offer")
         draws = official_draws(supports, test, settings.test_size)
     else:
         draws = make_draws(
             target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
         )
+    if "unlabelled" in settings.methods:
+        for draw in draws:  # refuses a target with too few rows, before hours of baselines
+            unlabelled_texts(target, sorted({label for _, label in draw.support}), set(draw.texts))
     learners: dict[str, Learner] = {}
     for run in runs:
         learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))
@@ -191,7 +197,7 @@ def evaluate(
         unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
         logger.warning("no row for the source classifier: the sources have no class %s", listed(unknown))
         wanted = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
-    log = _log_of(output, draws, first.base_model, view, sources, settings) if output else None
+    log = _log_of(output, draws, first.base_model, view, [target, *sources], settings) if output else None
     methods = make_methods(wanted, target, encoder, joint, learners)
     if not methods:
         raise InputError("no method is left to evaluate: name others with --methods")
@@ -206,6 +212,7 @@ def evaluate(
         "encoder": Path(first.base_model).name,
         "sources": first.sources,
         "settings": dataclasses.asdict(settings),
+        "official_supports": len(supports),
         "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
         "versions": {m.__name__: m.__version__ for m in (metatext, torch, transformers)},
@@ -239,14 +246,14 @@ def _log_of(
     draws: Sequence[Draw],
     encoder: str,
     view: dict[str, Any],
-    sources: Sequence[Domain],
+    domains: Sequence[Domain],
     settings: EvaluateSettings,
 ) -> Path:
-    """The file beside `output` that holds the results of just these draws, encoder, sources and settings."""
+    """The file beside `output` that holds the results of just these draws, encoder, domains, settings and version."""
     same = dataclasses.asdict(settings)
     del same["methods"], same["joint"], same["max_length"], same["plot"]
-    fields = sorted(Record.__annotations__)  # a log of another version may lack some
-    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, encoder, describe(sources), fields)
+    code = [metatext.__version__, EPOCHS, FEWEST, sorted(Record.__annotations__)]  # a log of other code is another
+    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, encoder, describe(domains), code)
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.with_name(f".{output.name}.{digest}.jsonl")
 

@@ -24,14 +24,16 @@ class Space:
         features: (n, hidden).
         labels: int64 (n,), at least one text of each class.
         ways: number of classes.
-        centre: another one, (hidden,).
+        unlabelled: features of further texts, (m, hidden): from as many as are labelled on, the centre is their mean.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, ways: int, centre: Tensor | None = None) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, ways: int, unlabelled: Tensor | None = None) -> None:
         self.labels, self.ways = labels, ways
         counts = torch.bincount(labels, minlength=ways).unsqueeze(1)
         means = features.new_zeros(ways, features.shape[1]).index_add(0, labels, features) / counts
-        self.centre = means.mean(0) if centre is None else centre
+        self.centre = means.mean(0)
+        if unlabelled is not None:
+            self.centre = self.centre.lerp(unlabelled.mean(0), min(1.0, len(unlabelled) / len(features)))
         norms = features.detach().norm(dim=1)
         least = 1e-4 * float(norms.mean())  # nearer than this, texts are the same but for rounding
         distances = (features - self.centre).norm(dim=1)
@@ -62,24 +64,25 @@ class Space:
         best = int(logs.mean(1).argmax())  # of (scales, n)
         return float(logs.mean(1)[best]), float(SCALES[best])
 
-    def gathered(self, known: Tensor, others: Tensor, scale: float, rounds: int = 5) -> Tensor:
+    def soft_k_means(self, known: Tensor, unlabelled: Tensor, scale: float, rounds: int = 5) -> Tensor:
         """Sums of the directions of unlabelled texts by how probable each class is for them, (ways, hidden).
 
-        Soft k-means from the prototypes of the labelled texts (Ren 2018, eq. 4-5). All of them together weigh as much
-        as the labelled texts.
+        From the prototypes of the labelled texts (Ren 2018, section 3.1.1). All of them together weigh as much as the
+        labelled texts, or less: none weighs more than a labelled one.
 
         Args:
             known: what was known of the classes before.
-            others: features of the unlabelled texts, (m, hidden).
+            unlabelled: features of the unlabelled texts, (m, hidden).
             scale: of the cosines in the logits.
             rounds: of assigning the texts and adding them up.
         """
-        directions = normalize(others - self.centre, dim=1)
+        directions = normalize(unlabelled - self.centre, dim=1)
+        weight = min(1.0, len(self.labels) / len(unlabelled))
         labelled = self.prototypes(known)
         sums = torch.zeros_like(labelled)
         for _ in range(rounds):
             probabilities = (scale * directions @ normalize(labelled + sums, dim=1).T).softmax(1)
-            sums = probabilities.T @ directions * (len(self.labels) / len(others))
+            sums = probabilities.T @ directions * weight
         return sums
 
     def chance(self, known: Tensor, permutations: int = 100) -> float:

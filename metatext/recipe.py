@@ -21,6 +21,7 @@ from metatext.errors import InputError
 from metatext.files import write_json
 from metatext.hub import METADATA
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig, names_by_label
+from metatext.tables import choice
 
 if TYPE_CHECKING:
     from metatext.domains import Domain
@@ -64,31 +65,46 @@ class Recipe:
         """Trains what is missing, evaluates, writes OUTPUT/TARGET.json and .md, and prints the tables."""
         from accelerate import PartialState
 
-        from metatext import pipeline
+        runs = self.train()
+        if PartialState().is_main_process:
+            self.evaluate_all(runs)
 
+    def train(self) -> list[str]:
+        """Trains what is missing; returns the learners' folders.
+
+        Raises:
+            InputError: options that do not go together.
+            FileExistsError: a folder holds a learner of other options.
+        """
         if not self.config.output:
             raise InputError("name a folder for the recipe: --output runs/name")
-        output = Path(self.config.output)
-        places = {name: self.table_of(name) for name in self.target}
-        if len(set(places.values())) < len(places):
+        if len({self.table_of(name) for name in self.target}) < len(self.target):
             raise InputError("two targets have the same name, and so would their tables: evaluate one at a time")
-        if self.held_out and not self.table.by:
+        if self.held_out is not None and not self.table.by:
             raise InputError(f"held_out={self.held_out!r} is a value of a column: name the column, --by domain")
+        for name in self.target:
+            self._target(name)  # refuses a bad file before hours of training
         sources = [domain for name in self.source for domain in self._source(name)]
-        targets = {name: self._target(name) for name in self.target}
         second_order_steps = {"first-order": 0, "full": self.learner.inner_steps}
-        runs = [self._train(output / order, sources, second_order_steps[order]) for order in self.orders]
-        if not PartialState().is_main_process:
-            return
-        for name in targets:
+        return [
+            self._train(Path(self.config.output) / order, sources, second_order_steps[order]) for order in self.orders
+        ]
+
+    def evaluate_all(self, runs: Sequence[str]) -> None:
+        """Evaluates the learners on the targets; tables of other options are refused before any is made."""
+        from metatext import pipeline
+
+        for name in self.target:
             self.table_is_there(name)
         settings = self._settings()
-        for name, (target, test, supports) in targets.items():
-            result = pipeline.evaluate(runs, target, sources, settings, test, places[name], supports)
-            write_json(places[name], result | {"recipe": self._reading()})
+        sources = [domain for name in self.source for domain in self._source(name)]
+        for name in self.target:
+            place, (target, test, supports) = self.table_of(name), self._target(name)
+            result = pipeline.evaluate(runs, target, sources, settings, test, place, supports)
+            write_json(place, result | {"recipe": self._reading()})
             draws = len(supports) or settings.draws
             print(f"\n{target.name}: {len(target.classes)} classes, {draws} draws, accuracy / macro-F1 in %\n")
-            print("\n\n".join([result["table"], *result["differences"], f"All of it: {places[name]}"]), flush=True)
+            print("\n\n".join([result["table"], *result["differences"], f"All of it: {place}"]), flush=True)
 
     def table_of(self, target: str) -> Path:
         """Where the table of a target is written."""
@@ -161,11 +177,15 @@ class Recipe:
     def _source(self, name: str) -> list[Domain]:
         """The domains of a source, without the one that is held out, and without the classes that are a target's."""
         place, domains = self._place(name, "train"), self.source_domains(name)
-        if self.held_out:
+        if self.held_out is not None:
             domains = [domain for domain in domains if _value(domain) != self.held_out]
         targets = [self._place(target, "train", "train_0") for target in self.target]
         if self.target_classes and any(_same(place, target) for target in targets):
-            domains = [domain.restrict(set(domain.classes) - set(self.target_classes)) for domain in domains]
+            new = names_by_label(self.target_labels, "target_labels")
+            domains = [
+                domain.restrict(c for c in domain.classes if new.get(c, c) not in self.target_classes)
+                for domain in domains
+            ]
         return domains
 
     def _target(self, name: str) -> Target:
@@ -185,11 +205,12 @@ class Recipe:
 
     def _read(self, place: str) -> Domain:
         """The rows of a target's file that are judged, under their labels."""
-        if self.held_out:
-            found = [domain for domain in self.table.read_each([place]) if _value(domain) == self.held_out]
-            if not found:
-                raise InputError(f"{place} has no domain {self.held_out!r} in column {self.table.by!r}")
-            domain = found[0]
+        if self.held_out is not None:
+            domains = {_value(domain): domain for domain in self.table.read_each([place])}
+            if self.held_out not in domains:
+                known = choice(self.held_out, sorted(domains))
+                raise InputError(f"{place} has no {self.held_out!r} in column {self.table.by!r}; {known}")
+            domain = domains[self.held_out]
         else:
             domain = self.table.read(place)
         if self.target_labels:
@@ -206,8 +227,11 @@ class Target(NamedTuple):
 
 
 def _stem(name: str) -> str:
-    """A file's name without its type, or a data set's; the dots of NAME.train_classes stay."""
-    return Path(name).stem if Path(name).is_file() else Path(name.removeprefix("hub:").partition(":")[0]).name
+    """A file's name without its type, or a data set's with its configuration; the dots of NAME.train_classes stay."""
+    if name.startswith("hub:"):
+        path, config = [*name.split(":"), ""][1:3]
+        return Path(path).name + (f"-{config}" if config else "")
+    return Path(name).stem if Path(name).is_file() else Path(name).name
 
 
 def _value(domain: Domain) -> str:
@@ -231,6 +255,6 @@ def main(default: Recipe, description: str | None = None) -> None:
     """Runs a recipe with the options of the command line."""
 
     def parse(words: list[str]) -> Any:
-        return tyro.cli(Recipe, default=default, description=description, args=words, config=STYLE)
+        return tyro.cli(type(default), default=default, description=description, args=words, config=STYLE)
 
     run_command(parse, sys.argv[1:])

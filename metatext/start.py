@@ -48,7 +48,6 @@ def choose(
     names: Sequence[str],
     share: float | None = None,
     sources: bool = True,
-    unlabelled: Sequence[str] = (),
 ) -> Start | None:
     """The start for a task; None with a learned (linear) head, which is a start itself.
 
@@ -59,7 +58,6 @@ def choose(
         names: what each class is called, in the language of the texts; an empty one says nothing.
         share: of the meta-trained weights, one of `SHARES`; by default chosen too.
         sources: use what the learner remembers of the sources' classes.
-        unlabelled: further texts of the target, which join the prototypes once all else is chosen.
     """
     if not isinstance(learner.head, PrototypeHead):
         return None
@@ -90,22 +88,7 @@ def choose(
             if best is None or score > best[0]:
                 best = score, Start(blend, weight, before, scale, space.layer(before, scale))
     assert best
-    start = best[1]
-    if unlabelled:
-        with blended(learner, start.share):
-            return start._replace(layer=layer_of(learner, support, start, unlabelled))
-    return start
-
-
-@torch.no_grad()
-def layer_of(learner: Learner, support: Examples, start: Start, unlabelled: Sequence[str] = ()) -> LinearLayer:
-    """The prototypes of the support, and of unlabelled texts, as the learner's encoder sees them now."""
-    features, labels, ways = learner.encode(support.texts).float(), torch.tensor(support.labels), len(start.known)
-    if not unlabelled:
-        return Space(features, labels, ways).layer(start.known, start.scale)
-    others = learner.encode(unlabelled).float()
-    space = Space(features, labels, ways, others.mean(0))
-    return space.layer(start.known + space.gathered(start.known, others, start.scale), start.scale)
+    return best[1]
 
 
 def check_names(class_names: Iterable[str], classes: Sequence[str]) -> None:

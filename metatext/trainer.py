@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -396,6 +396,16 @@ def learning_rate(step: int, steps: int, warmup_fraction: float) -> float:
     """Of the peak, in step 0, 1, ..: linear warm-up, then linear decay, to 0 after the last step."""
     warmup = max(1, round(warmup_fraction * steps))
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup + 1))
+
+
+def shuffled(texts: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[list[int]]:
+    """Rows of each step's batch, over shuffled epochs; where one ends within a batch, a text may be in it twice."""
+    generator, rows = torch.Generator().manual_seed(seed), list[int]()
+    for _ in range(steps):
+        while len(rows) < min(batch_size, texts):
+            rows += torch.randperm(texts, generator=generator).tolist()
+        yield rows[:batch_size]
+        rows = rows[batch_size:]
 
 
 def describe(domains: Sequence[Domain]) -> str:

@@ -19,9 +19,9 @@ from metatext.heads import LinearLayer
 from metatext.inner import elsewhere
 from metatext.learner import Learner
 from metatext.prototypes import Space
-from metatext.start import Start, layer_of
+from metatext.start import Start
 from metatext.tasks import Examples
-from metatext.trainer import learning_rate
+from metatext.trainer import learning_rate, shuffled
 
 logger = logging.getLogger(__name__)
 
@@ -48,21 +48,34 @@ def tuned(
         support: labelled texts.
         start: what `choose` found for them.
         epochs: passes over the support; 0 leaves the start as it is.
-        unlabelled: further texts, which join the prototypes of the tuned encoder.
+        unlabelled: further texts, which join the prototypes.
     """
-    if not epochs:
-        yield start.layer
-        return
     table = learner.encoder.get_input_embeddings().weight
     moving: list[Tensor] = [p for p in learner.encoder.parameters() if p.requires_grad and p is not table]
-    with elsewhere(moving):
-        _fine_tune(learner, support, start, epochs, moving)
-        yield layer_of(learner, support, start, unlabelled)
+    tunes = epochs > 0 and bool(moving)
+    if not tunes and not unlabelled:
+        yield start.layer
+        return
+    with elsewhere(moving), _own_gradients(moving):
+        if tunes:
+            _fine_tune(learner, support, start, epochs, moving)
+        yield _layer(learner, support, start, unlabelled)
+
+
+@contextmanager
+def _own_gradients(tensors: list[Tensor]) -> Iterator[None]:
+    """The `.grad` of the tensors is theirs again after the block."""
+    before = [tensor.grad for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, gradient in zip(tensors, before, strict=True):
+            tensor.grad = gradient
 
 
 def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, moving: list[Tensor]) -> None:
     texts, labels, ways = support.texts, torch.tensor(support.labels), len(start.known)
-    steps = max(1, round(epochs * len(texts) / _BATCH))
+    steps = max(1, round(epochs * len(texts) / min(_BATCH, len(texts))))
     logger.info("fine-tuning on %d texts, %d steps", len(texts), steps)
     optimizer = torch.optim.Adam(moving, _RATE, fused=True)
     schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, 0.1))
@@ -81,7 +94,17 @@ def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, m
         optimizer.step()
         schedule.step()
         seen[batch] = features.detach()
-    optimizer.zero_grad()
+
+
+@torch.no_grad()
+def _layer(learner: Learner, support: Examples, start: Start, unlabelled: Sequence[str]) -> LinearLayer:
+    """The prototypes of the support, and of unlabelled texts, as the learner's encoder sees them now."""
+    features, labels, known = learner.encode(support.texts).float(), torch.tensor(support.labels), start.known
+    if not unlabelled:
+        return Space(features, labels, len(known)).layer(known, start.scale)
+    more = learner.encode(unlabelled).float()
+    space = Space(features, labels, len(known), more)
+    return space.layer(known + space.soft_k_means(known, more, start.scale), start.scale)
 
 
 def _features(learner: Learner, texts: Sequence[str]) -> Tensor:
@@ -89,13 +112,3 @@ def _features(learner: Learner, texts: Sequence[str]) -> Tensor:
     batches = [batch for batch, _ in learner.batches(Examples(list(texts), [0] * len(texts))).batches]
     features = torch.cat([learner.features(batch) for batch in batches])
     return features[torch.cat([batch.rows for batch in batches]).argsort()].float().cpu()
-
-
-def shuffled(texts: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[list[int]]:
-    """Rows of each step's batch, over shuffled epochs; where one ends within a batch, a text may be in it twice."""
-    generator, rows = torch.Generator().manual_seed(seed), list[int]()
-    for _ in range(steps):
-        while len(rows) < min(batch_size, texts):
-            rows += torch.randperm(texts, generator=generator).tolist()
-        yield rows[:batch_size]
-        rows = rows[batch_size:]

@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
-from metatext.cli import STYLE, run_command
+from metatext.errors import InputError
 from metatext.files import write_json, write_text
-from metatext.recipe import Recipe
+from metatext.recipe import Recipe, main
 from metatext.report import table
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 from metatext.statistics import confidence_interval
@@ -36,25 +34,30 @@ class LeaveOneOut(Recipe):
 
     def run(self) -> None:
         """Runs the recipe for each domain in turn, then averages their tables."""
-        output, target = Path(self.config.output or "runs"), self.target[0]
-        rows = []
-        for domain in self.domains():
-            folder = output / domain
-            one = dataclasses.replace(
-                self, held_out=domain, config=dataclasses.replace(self.config, output=str(folder))
-            )
-            print(f"\n--- {domain} is held out", flush=True)
-            if not one.table_is_there(target):
-                Recipe.run(one)
-            rows += json.loads(one.table_of(target).read_text(encoding="utf-8"))["rows"]
-        means = mean_over_domains(rows)
-        write_json(output / "mean.json", {"domains": self.domains(), "rows": means})
-        write_text(output / "mean.md", table(means) + "\n")
-        print(f"\nmean over {len(self.domains())} domains, each held out in turn\n\n{table(means)}")
+        from accelerate import PartialState
 
-    def domains(self) -> list[str]:
-        """The domains of the source files."""
-        return [domain.name.partition("/")[2] for name in self.source for domain in self.source_domains(name)]
+        if len(self.target) != 1 or self.held_out is not None or not self.table.by:
+            raise InputError(
+                "each domain of one --target is held out in turn: name its column, --by, but no --held-out"
+            )
+        output, target, rows = Path(self.config.output or "runs"), self.target[0], list[dict[str, Any]]()
+        names = [domain.name.partition("/")[2] for name in self.source for domain in self.source_domains(name)]
+        for name in names:
+            config = dataclasses.replace(self.config, output=str(output / name))
+            one = dataclasses.replace(self, held_out=name, config=config)
+            print(f"\n--- {name} is held out", flush=True)
+            runs = one.train()
+            if not PartialState().is_main_process:
+                continue
+            if not one.table_is_there(target):
+                one.evaluate_all(runs)
+            rows += json.loads(one.table_of(target).read_text(encoding="utf-8"))["rows"]
+        if not PartialState().is_main_process:
+            return
+        means = mean_over_domains(rows)
+        write_json(output / "mean.json", {"domains": names, "rows": means})
+        write_text(output / "mean.md", table(means) + "\n")
+        print(f"\nmean over {len(names)} domains, each held out in turn\n\n{table(means)}")
 
 
 def mean_over_domains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -90,8 +93,4 @@ LEAVE_ONE_OUT = LeaveOneOut(
 )  # fmt: skip
 
 if __name__ == "__main__":
-
-    def parse(words: list[str]) -> Any:
-        return tyro.cli(LeaveOneOut, default=LEAVE_ONE_OUT, description=__doc__, args=words, config=STYLE)
-
-    run_command(parse, sys.argv[1:])
+    main(LEAVE_ONE_OUT, __doc__)

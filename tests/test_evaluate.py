@@ -21,13 +21,13 @@ from metatext.evaluate import (
     METHODS,
     Adaptation,
     Answer,
-    _others,
     make_methods,
     run_methods,
     timed,
 )
 from metatext.report import table
 from metatext.settings import EvaluateSettings
+from metatext.tune import tuned
 
 
 # ---------------------------------------------------------------- draws
@@ -106,13 +106,10 @@ def test_official_supports_are_a_draw_each() -> None:
     supports = [make_domain(seed, per_class) for seed, per_class in ((1, 2), (2, 3))]
     test = make_domain(3, 10)
     draws = official_draws(supports, test, test_size=25)
-    assert [(draw.number, draw.shots, len(draw.support), len(draw.test)) for draw in draws] == [
-        (0, 2, 12, 25),
-        (1, 3, 18, 25),
-    ]
-    assert draws[0].test == draws[1].test and dict(draws[1].support) == dict(
-        zip(supports[1].texts, supports[1].labels, strict=True)
-    )
+    found = [(draw.number, draw.shots, len(draw.support), len(draw.test)) for draw in draws]
+    assert found == [(0, 2, 12, 25), (1, 2, 18, 25)]
+    assert draws[0].test == draws[1].test
+    assert draws[1].support == list(zip(supports[1].texts, supports[1].labels, strict=True))
     assert len(official_draws(supports, test)[0].test) == 60
     fewer = supports[0].restrict(["sport", "car"])
     with pytest.raises(InputError, match="'news' has texts of class 'finance', which 'news' has not"):
@@ -121,22 +118,41 @@ def test_official_supports_are_a_draw_each() -> None:
         official_draws(supports[:1], test)
 
 
-def test_unlabelled_rows_are_those_of_the_target_that_a_draw_does_not_use(run: str) -> None:
-    settings = EvaluateSettings(shots=(2,), draws=2, test_size=40, methods=("maml", "unlabelled"))
+def test_unlabelled_rows_are_those_of_the_target_that_a_draw_does_not_use(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(learner: Any, support: Any, start: Any, epochs: int, unlabelled: Any = ()) -> Any:
+        seen.append((set(support.texts), set(unlabelled)))
+        return tuned(learner, support, start, epochs, unlabelled)
+
+    monkeypatch.setattr("metatext.adapt.tuned", spy)
+    settings = EvaluateSettings(shots=(2,), draws=2, ways=3, test_size=20, methods=("maml", "unlabelled"))
     result = pipeline.evaluate([run], make_domain(2), [], settings)
-    plain, more = (
-        [r["accuracy"] for r in result["records"] if r["method"] == name]
-        for name in ("full MAML", "full MAML, unlabelled texts too")
-    )
-    assert len(plain) == len(more) == 2 and plain != more
-    texts = make_domain(2).texts
-    others = _others(make_domain(2), ["car", "sport"], set(texts[:30]), most=20)
-    labels = dict(zip(texts, make_domain(2).labels, strict=True))
-    assert (
-        len(set(others)) == 20
-        and {labels[text] for text in others} == {"car", "sport"}
-        and not set(others) & set(texts[:30])
-    )
+    draws = make_draws(make_domain(2), [2], 2, ways=3, test_size=20)
+    label = dict(zip(make_domain(2).texts, make_domain(2).labels, strict=True))
+    for draw, (support, more) in zip([*draws, *draws], seen, strict=True):
+        assert support == {text for text, _ in draw.support}
+        classes = {name for _, name in draw.support}
+        free = {text for text, name in label.items() if name in classes} - set(draw.texts)
+        assert more in (set(), free)
+    assert [bool(more) for _, more in seen] == [False, False, True, True]
+    assert len({row["method"] for row in result["rows"]}) == 2
+
+
+def test_unlabelled_rows_that_are_not_there_are_refused_before_any_fit(run: str) -> None:
+    settings = EvaluateSettings(shots=(1, 19), draws=2, methods=("tfidf", "unlabelled"))
+    with pytest.raises(InputError, match="'news' has no rows left to be given unlabelled"):
+        pipeline.evaluate([run], make_domain(2), [], settings)
+    supports = [make_domain(1), make_domain(2)]
+    for test, methods in ((None, ("tfidf",)), (make_domain(3), ("unlabelled",))):
+        with pytest.raises(InputError, match="an official split needs test texts, and has no unlabelled rows"):
+            pipeline.evaluate([run], supports[0], [], EvaluateSettings(methods=methods), test, supports=supports)
+    settings = EvaluateSettings(methods=("majority",))
+    result = pipeline.evaluate([run], supports[0], [], settings, make_domain(3), supports=supports)
+    assert [(r["shots"], r["draw"]) for r in result["records"]] == [(20, 0), (20, 1)]
+    assert result["official_supports"] == 2
 
 
 def test_a_test_file_of_other_classes_is_refused() -> None:

@@ -99,6 +99,8 @@ def test_classes_of_the_target_are_taken_out_of_a_source_of_the_same_name(tmp_pa
     assert target.classes == ["b", "d"] and test and test.classes == ["b", "d"]
     same = dataclasses.replace(recipe, source=(str(tmp_path / "bank.train.jsonl"),))
     assert same._source(same.source[0])[0].classes == ["a", "c"]
+    new = dataclasses.replace(recipe, target_labels=("b=x", "d=y", "a=z"), target_classes=("x", "y"))
+    assert new._source("bank")[0].classes == ["a", "c"] and new._target("bank").domain.classes == ["x", "y"]
     whole = dataclasses.replace(recipe, target_classes=())
     assert whole._source("bank")[0].classes == whole._target("bank").domain.classes == ["a", "b", "c", "d"]
 
@@ -134,6 +136,10 @@ def test_each_domain_is_held_out_in_turn(tmp_path: Path) -> None:
     mean = json.loads((tmp_path / "runs" / "mean.json").read_text(encoding="utf-8"))["rows"]
     for row, *others in zip(mean, *(table["rows"] for table in tables.values()), strict=True):
         assert row["accuracy"] == pytest.approx(sum(other["accuracy"] for other in others) / 2)
+    other = run_recipe(*options, "--meta-steps", "2", name="reviews_leave_one_out")
+    assert other.returncode == 2 and "holds a learner of other options (meta_steps)" in other.stderr
+    other = run_recipe(*options, "--by", "None", name="reviews_leave_one_out")
+    assert other.returncode == 2 and "name its column, --by" in other.stderr
     again = run_recipe(*options, name="reviews_leave_one_out")
     assert again.returncode == 0 and "fit/s" not in again.stderr, "finished tables were made again"
 
@@ -183,6 +189,8 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         dataclasses.replace(recipe, held_out="books").run()
     with pytest.raises(InputError, match="--by shop parts files into domains, not data sets on the Hub"):
         Table(by="shop").read_each(["hub:a/b"])
+    with pytest.raises(InputError, match="has no 'boks' in column 'label'"):
+        dataclasses.replace(recipe, held_out="boks", table=Table(by="label"))._target("x")
     with pytest.raises(FileNotFoundError, match="'x' has the supports of an official split, but no test texts"):
         recipe._target("x")
     (tmp_path / "x.test_public.jsonl").write_text('{"text": "t", "label": "a"}\n', encoding="utf-8")

@@ -278,13 +278,12 @@ def test_unlabelled_texts_are_soft_k_means() -> None:
     generator = torch.Generator().manual_seed(0)
     features, others = torch.randn(6, 5, generator=generator), torch.randn(9, 5, generator=generator)
     known, labels, scale = torch.randn(3, 5, generator=generator), torch.tensor([0, 1, 2] * 2), 4.0
-    centre = others.mean(0)
-    found = Space(features, labels, 3, centre).gathered(known, others, scale)
+    found = Space(features, labels, 3, others).soft_k_means(known, others, scale)
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
-    z, u = (unit((x - centre).double().numpy()) for x in (features, others))
+    z, u = (unit((x - others.mean(0)).double().numpy()) for x in (features, others))
     base = known.double().numpy() + np.stack([z[labels.numpy() == c].sum(0) for c in range(3)])
     sums = np.zeros_like(base)
     for _ in range(5):
@@ -306,17 +305,35 @@ def test_unlabelled_texts_move_the_prototypes_to_where_they_lie() -> None:
     def accuracy(space: Space, known: torch.Tensor) -> float:
         return float((space.layer(known, 8.0).logits(points).argmax(1) == truth).float().mean())
 
-    plain, wide = Space(support, labels, 2), Space(support, labels, 2, points.mean(0))
-    assert accuracy(wide, wide.gathered(nothing, points, 8.0)) > accuracy(plain, nothing) + 0.05
+    plain, wide = Space(support, labels, 2), Space(support, labels, 2, points)
+    assert accuracy(wide, wide.soft_k_means(nothing, points, 8.0)) > accuracy(plain, nothing) + 0.05
+
+
+def test_fewer_unlabelled_texts_than_labelled_ones_count_no_more_than_these() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, one, labels = (
+        torch.randn(6, 5, generator=generator),
+        torch.randn(1, 5, generator=generator),
+        [0, 1, 2] * 2,
+    )
+    plain, space = Space(features, torch.tensor(labels), 3), Space(features, torch.tensor(labels), 3, one)
+    torch.testing.assert_close(space.centre, plain.centre + (one[0] - plain.centre) / 6)
+    assert float(space.soft_k_means(torch.zeros(3, 5), one, 4.0).norm(dim=1).sum()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
     plain = adapt(learner, TEXTS, CLASSES * 2)
-    more = adapt(learner, TEXTS, CLASSES * 2, unlabelled=TEXTS[:4])
-    assert (plain.metadata["unlabelled"], more.metadata["unlabelled"]) == (0, 4)
+    others = [text + text for text in TEXTS]
+    more = adapt(learner, TEXTS, CLASSES * 2, unlabelled=[*others, *others, *TEXTS])
+    assert (plain.metadata["unlabelled"], more.metadata["unlabelled"]) == (0, 6)  # each once, and no labelled one
     assert not torch.allclose(plain.probabilities(TEXTS), more.probabilities(TEXTS), atol=1e-3)
-    start = choose(learner, SUPPORT, CLASSES, readable(CLASSES), unlabelled=TEXTS[:4])
+    start = choose(learner, SUPPORT, CLASSES, readable(CLASSES))
     assert start
     with blended(learner, start.share):
-        expected = start.layer.logits(learner.encode(TEXTS)).softmax(1)
-    torch.testing.assert_close(more.probabilities(TEXTS), expected, rtol=0.0, atol=1e-4)
+        features, far = learner.encode(TEXTS), learner.encode(others)
+        space = Space(features, torch.tensor(SUPPORT.labels), 3, far)
+        layer = space.layer(start.known + space.soft_k_means(start.known, far, start.scale), start.scale)
+    torch.testing.assert_close(more.probabilities(TEXTS), layer.logits(features).softmax(1), rtol=0.0, atol=1e-4)
+    for wrong in ("one text", ["", "b"]):
+        with pytest.raises(InputError, match="unlabelled must be a list of texts, none of them empty"):
+            adapt(learner, TEXTS, CLASSES * 2, unlabelled=wrong)

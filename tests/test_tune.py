@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_rows
+from transformers import AutoModel, AutoTokenizer
 
 from metatext import FewShotClassifier, Learner
 from metatext.adapt import adapt
 from metatext.errors import InputError
 from metatext.prototypes import Space
+from metatext.settings import LearnerSettings
 from metatext.start import Start, choose
 from metatext.tasks import Examples
-from metatext.tune import EPOCHS, shuffled, tuned
+from metatext.trainer import shuffled
+from metatext.tune import EPOCHS, _features, tuned
 
 
 def support_of(per_class: int, seed: int = 0) -> tuple[Examples, list[str]]:
@@ -125,11 +128,87 @@ def test_no_epochs_leave_the_start(learner: Learner) -> None:
         assert layer is start.layer
 
 
-def test_texts_that_are_alone_in_their_class_teach_nothing(learner: Learner) -> None:
-    support, classes = support_of(1)
+def test_a_text_that_is_alone_in_its_class_is_not_judged(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, classes = support_of(2)
+    lonely = classes.index("car")
+    rows = [texts.labels.index(lonely), *(row for row, label in enumerate(texts.labels) if label != lonely)]
+    names = sorted({texts.labels[row] for row in rows})
+    support = Examples([texts.texts[row] for row in rows], [names.index(texts.labels[row]) for row in rows])
+    start, judged = start_of(learner, support, [classes[name] for name in names]), []
+
+    def spy(logits: torch.Tensor, labels: torch.Tensor, **how: str) -> torch.Tensor:
+        judged.extend(labels.tolist())
+        return torch.nn.functional.cross_entropy(logits, labels, **how)
+
+    monkeypatch.setattr("metatext.tune.cross_entropy", spy)
+    with tuned(learner, support, start, 2):
+        pass
+    assert len(judged) == 2 * 10 and names.index(lonely) not in judged
+
+
+@pytest.mark.parametrize("per_class", [1, 2, 10])
+def test_epochs_are_passes_over_the_texts(learner: Learner, per_class: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    support, classes = support_of(per_class)
+    seen: Counter[str] = Counter()
+
+    def spy(learner: Learner, texts: list[str]) -> torch.Tensor:
+        seen.update(texts)
+        return _features(learner, texts)
+
+    monkeypatch.setattr("metatext.tune._features", spy)
+    with tuned(learner, support, start_of(learner, support, classes), 4):
+        pass
+    assert np.mean(list(seen.values())) == pytest.approx(4, abs=0.2) and len(seen) == len(support)
+
+
+def test_texts_outside_the_batch_are_as_they_were_last_seen(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    support, classes = support_of(10)
+    first, spaces = learner.encode(support.texts), []
+
+    class Spy(Space):
+        def __init__(self, features: torch.Tensor, *how: torch.Tensor) -> None:
+            spaces.append(features.detach().clone())
+            super().__init__(features, *how)
+
     start = start_of(learner, support, classes)
-    with tuned(learner, support, start, 2) as layer:
-        torch.testing.assert_close(layer.weight, start.layer.weight)
+    monkeypatch.setattr("metatext.tune.Space", Spy)
+    with tuned(learner, support, start, 1):
+        pass
+    moved = [int(((features - first).abs().amax(1) > 1e-4).sum()) for features in spaces[:4]]
+    assert moved[0] == 0 and moved[1] <= 16 < moved[2] <= 32 < moved[3] <= 48
+
+
+def test_an_encoder_that_is_frozen_is_left_as_it_is(tiny_bert: Path) -> None:
+    support, classes = support_of(5)
+    encoder = AutoModel.from_pretrained(tiny_bert).requires_grad_(False)
+    learner = Learner(encoder, AutoTokenizer.from_pretrained(tiny_bert), LearnerSettings(inner_steps=0), "tiny")
+    adapted = adapt(learner, support.texts, [classes[i] for i in support.labels])
+    assert adapted.probabilities(support.texts).isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"steps": 1}, {"epochs": 1}, {"steps": 1, "epochs": 1}])
+def test_learners_in_double_precision_adapt(tiny_bert: Path, options: dict[str, int]) -> None:
+    learner = Learner.from_pretrained(tiny_bert, inner_steps=2).double()
+    support, classes = support_of(5)
+    adapted = adapt(learner, support.texts, [classes[i] for i in support.labels], **options)
+    assert adapted.probabilities(support.texts).isfinite().all()
+
+
+def test_gradients_of_ones_own_are_back_also_after_an_interruption(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support, classes = support_of(5)
+    start, own = start_of(learner, support, classes), {}
+    for name, p in learner.encoder.named_parameters():
+        p.grad = own[name] = torch.ones_like(p)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", interrupted)
+    with pytest.raises(KeyboardInterrupt), tuned(learner, support, start, 1):
+        pass
+    assert all(p.grad is own[name] for name, p in learner.encoder.named_parameters())
 
 
 def test_adapters_are_tuned_alone(tiny_bert: Path) -> None:
