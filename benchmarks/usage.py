@@ -120,6 +120,7 @@ def adapt(name: str, options: Options) -> Tables:
         ways_to_fit: dict[str, Callable[[], Any]] = {
             "FewShotClassifier.fit, 5 steps": partial(FewShotClassifier(learner, steps=5).fit, chosen, labels),
             "FewShotClassifier.fit, as it comes": partial(FewShotClassifier(learner).fit, chosen, labels),
+            "FewShotClassifier.fit, no fine-tuning": partial(FewShotClassifier(learner, epochs=0).fit, chosen, labels),
             "transformers.Trainer, 5 steps of all texts": partial(_trainer, chosen, labels, ways),
         }
         times: dict[str, list[float]] = {method: [] for method in ways_to_fit}
