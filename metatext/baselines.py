@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from tqdm.auto import tqdm
 
 from metatext.domains import Domain
 from metatext.heads import LinearHead, LinearLayer
@@ -124,11 +125,19 @@ def with_linear_head(start: Learner, classes: Sequence[str]) -> Learner:
 
 
 def train_classifier(
-    model: Learner, texts: Sequence[str], labels: Sequence[str], steps: int, batch_size: int, lr: float, seed: int = 0
+    model: Learner,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int = 0,
+    progress: str | None = None,
 ) -> None:
     """Ordinary training of encoder and linear head, over the vectors that a learner uses.
 
-    AdamW with bias correction, 10% warm-up and linear decay (Mosbach 2021), over shuffled epochs.
+    AdamW with bias correction, 10% warm-up and linear decay (Mosbach 2021), over shuffled epochs; `progress` names the
+    progress bar, without which there is none.
     """
     assert isinstance(model.head, LinearHead)
     targets = torch.tensor([model.head.classes.index(label) for label in labels], device=model.device)
@@ -136,7 +145,8 @@ def train_classifier(
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, 0.1))
     layer = LinearLayer(model.head.weight, model.head.bias)
-    for chosen in shuffled(len(texts), batch_size, steps, seed):
+    batches = shuffled(len(texts), batch_size, steps, seed)
+    for chosen in tqdm(batches, progress, steps, unit="step", disable=progress is None):
         picked = Examples([texts[row] for row in chosen], targets[chosen].tolist())
         for batch, batch_labels in model.batches(picked).batches:
             (model.loss(batch, batch_labels, layer)[0] / len(chosen)).backward()
@@ -195,7 +205,8 @@ def joint_training(
     texts = [text for domain in sources for text in domain.texts]
     labels = [label for domain in sources for label in domain.labels]
     model = with_linear_head(encoder, sorted(set(labels)))
-    train_classifier(model, texts, labels, math.ceil(epochs * len(texts) / batch_size), batch_size, lr)
+    steps = math.ceil(epochs * len(texts) / batch_size)
+    train_classifier(model, texts, labels, steps, batch_size, lr, progress="joint training")
     model.sources = sorted(domain.name for domain in sources)
     return model
 

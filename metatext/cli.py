@@ -102,7 +102,7 @@ class Adapt:
     epochs: int | None = None
     """Passes of fine-tuning over your texts; by default 4 from 30 texts on, and none with fewer."""
     unlabelled: str | None = None
-    """File of further texts, without labels or with labels that are not read: some hundreds help."""
+    """File of further texts, some hundreds, in a column of the same name; labels in it are not read."""
     overwrite: bool = False
     """Replace the output folder."""
 
@@ -123,12 +123,13 @@ class Adapt:
         adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend, self.epochs, more)
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
-        print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {len(domain)} texts")
+        texts = f"{len(domain)} texts" + (f" and {adapted.metadata['unlabelled']} without labels" if more else "")
+        print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {texts}")
         if start := adapted.metadata.get("start"):
             epochs = adapted.metadata["epochs"]
             tuned = f"was fine-tuned in {epochs} passes over your texts" if epochs else "was not fine-tuned"
             print(
-                f"its encoder {tuned}, from {start['blend']:.0%} of what was meta-learned; "
+                f"its encoder {tuned}, from {start['blend']:.0%} of what was meta-learned, as suits the texts best; "
                 "what was known of the classes before (their names, source classes) counts as "
                 f"{start['names_weight']:g} texts each"
             )

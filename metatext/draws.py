@@ -133,8 +133,8 @@ def unlabelled_texts(target: Domain, classes: Sequence[str], taken: set[str], mo
     texts = list(dict.fromkeys(text for text in target.restrict(classes).texts if text not in taken))
     if not texts:
         raise InputError(
-            f"{target.name!r} has no rows left to be given unlabelled, besides those labelled and those judged on: "
-            "leave unlabelled out of --methods, or lower --shots or --test-size"
+            f"{target.name!r} has no rows left to be given unlabelled: a draw takes all that it has of its classes, "
+            f"{len(target.restrict(classes))}, to be labelled or judged on; lower --test-size, or leave unlabelled out"
         )
     return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:most]]
 

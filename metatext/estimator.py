@@ -82,6 +82,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             if isinstance(self.learner, Learner)
             else (Learner.from_pretrained(self.learner).to(default_device()))
         )
+        if not isinstance(self.class_names, Mapping | None):
+            raise InputError(f"class_names must be a mapping, label to name, got {type(self.class_names).__name__}")
         called = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
         named = [names[i] for i in indices]
         self.adapted_: Adapted = adapt(learner, texts, named, self.steps, called, self.blend, self.epochs, unlabelled)

@@ -24,6 +24,7 @@ from metatext.errors import InputError
 from metatext.files import write_text
 from metatext.heads import PrototypeHead
 from metatext.learner import Learner
+from metatext.report import UNLABELLED
 from metatext.setfit import setfit
 from metatext.settings import EvaluateSettings, names_by_label
 from metatext.start import called, choose, readable
@@ -199,7 +200,7 @@ def make_methods(
         if "maml" in wanted:
             methods[name] = adaptation()
         if "unlabelled" in wanted and isinstance(learner.head, PrototypeHead):
-            methods[f"{name}, unlabelled texts too"] = adaptation(target=target)
+            methods[name + UNLABELLED] = adaptation(target=target)
         if "ablations" in wanted and isinstance(learner.head, PrototypeHead):
             methods |= {f"{name}, {what}": run for what, run in ablations(adaptation).items()}
     return methods

@@ -84,7 +84,8 @@ def make_samplers(
     for domain in train_domains:
         logger.info("%s: %d rows, %d classes to train on", domain.name, len(domain), len(domain.classes))
     spared = sorted(set().union(*(domain.classes for domain in valid_domains)))
-    logger.info("held out for validation: %s", ", ".join(spared) or "no class")
+    nothing = "no class (there are none to spare): the last weights are kept"
+    logger.info("held out for validation: %s", ", ".join(spared) or nothing)
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}
     how: dict[str, Any] = {"seed": episodes.seed, "varied": episodes.varied, "temperature": episodes.temperature}
     sampler = EpisodeSampler(train_domains, None if shared else episodes.ways, **how, **shape)
@@ -158,6 +159,7 @@ def evaluate(
     if supports:
         if test is None or "unlabelled" in settings.methods:
             raise InputError("an official split needs test texts, and has no unlabelled rows to offer")
+        logger.info("%d official supports are the draws; shots, draws and ways are not used", len(supports))
         draws = official_draws(supports, test, settings.test_size)
     else:
         draws = make_draws(
@@ -308,7 +310,8 @@ def _joint(encoder: Learner, sources: Sequence[Domain], settings: EvaluateSettin
             raise FileExistsError(f"{folder} holds another joint training: name another folder, or remove it")
         model = Learner.from_pretrained(folder, max_length=encoder.settings.max_length).to(encoder.device)
     else:
-        logger.info("joint training on %d source rows", sum(map(len, sources)))
+        rows = sum(map(len, sources))
+        logger.info("joint training on %d source rows, for the rows joint and source of --methods", rows)
         model = joint_training(encoder, sources, settings.joint_epochs, lr=settings.fine_tune_lr)
         if folder:
             model.save_pretrained(folder)

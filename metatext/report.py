@@ -14,6 +14,9 @@ from metatext.statistics import confidence_interval, paired_comparison
 if TYPE_CHECKING:
     from metatext.evaluate import Record
 
+UNLABELLED = ", unlabelled texts too"
+"""End of the name of a learner's row with unlabelled texts."""
+
 
 def summarise(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One row a method and number of shots.
@@ -93,7 +96,7 @@ def compare(records: Sequence[Record], learners: Sequence[str]) -> list[dict[str
 def differences(
     rows: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]], learners: Sequence[str], fine_tuning: str
 ) -> list[str]:
-    """Sentences on each learner against fine-tuning and against the strongest baseline, at every number of shots.
+    """Sentences on each learner against fine-tuning, the strongest baseline, and itself with unlabelled texts.
 
     Args:
         rows: of `summarise`.
@@ -106,7 +109,8 @@ def differences(
         baselines = [row for row in rows if row["shots"] == shots and not is_own(row["method"], learners)]
         strongest = max(baselines, key=lambda row: row["accuracy"])["method"] if baselines else None
         for found in comparisons:
-            if found["shots"] == shots and found["other"] in (fine_tuning, strongest):
+            with_more = is_own(found["other"], learners) and found["other"].endswith(UNLABELLED)
+            if found["shots"] == shots and (with_more or found["other"] in (fine_tuning, strongest)):
                 best = " (the strongest baseline)" if found["other"] == strongest else ""
                 told = "beats" if found["difference"] > 0 else "is behind"
                 if found["p_value"] >= 0.05:

@@ -230,7 +230,7 @@ class TrainConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the encoder's passes (weights and updates stay float32); fp16 is meant for GPUs."""
     output: str | None = None
-    """Folder for the learner and the checkpoints; without one nothing is written."""
+    """Folder for the learner and the checkpoints (in Python, without one nothing is written)."""
     resume: bool = False
     """Go on from the last checkpoint in the output folder."""
     overwrite: bool = False

@@ -107,7 +107,7 @@ class EpisodeSampler:
             raise InputError(
                 f"domain {domain.name!r} has {len(enough)} classes with {need} distinct texts (shots {self.shots} + "
                 f"queries {self.queries}) but ways is {ways}; its classes: {len(pool)}, the smallest, {small!r}, has "
-                f"{len(pool[small])} texts: lower --ways, --shots or --queries, or add rows"
+                f"{len(pool[small])} texts: lower --ways, --shots or --queries, add rows, or take --varied"
             )
         left_out = [name for name in pool if name not in enough and (wanted is None or name in wanted)]
         if left_out:

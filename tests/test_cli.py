@@ -135,7 +135,7 @@ def test_train_adapt_predict_in_processes_of_their_own(folder: Path, tiny_bert: 
     done = command("adapt", tmp_path / "run", folder / "target.jsonl", *COLUMNS, "--output", tmp_path / "model")
     first, second = done.stdout.splitlines()
     assert first == f"{tmp_path / 'model'}: a classifier of 6 classes, adapted to 30 texts"
-    assert second.startswith("its encoder has ") and "count" in second
+    assert second.startswith("its encoder was fine-tuned in 4 passes over your texts, from ") and "count" in second
     posts = write_jsonl(
         tmp_path / "posts.jsonl", [{"id": i, "text": row["text"]} for i, row in enumerate(make_rows(3, 4))]
     )

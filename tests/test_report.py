@@ -10,7 +10,7 @@ import pytest
 from metatext import InputError
 from metatext.markdown import markdown_table
 from metatext.plot import plot_accuracy
-from metatext.report import class_scores, classes, compare, differences, summarise, table
+from metatext.report import UNLABELLED, class_scores, classes, compare, differences, summarise, table
 
 
 def record(method: str, shots: int, draw: int, accuracy: float, macro_f1: float, seconds: float = 0.0) -> Any:
@@ -135,3 +135,13 @@ def test_a_figure_without_matplotlib_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"pip install 'metatext\[plot\]'"):
         plot_accuracy(tmp_path / "one.svg", summarise(RECORDS))
+
+
+def test_a_learner_is_compared_with_itself_given_unlabelled_texts() -> None:
+    scores = {"MAML": 0.5, f"MAML{UNLABELLED}": 0.6, "MAML, without class names": 0.4, "centroid": 0.3}
+    records = [record(name, 1, draw, score + draw / 1000, score) for name, score in scores.items() for draw in range(8)]
+    found = differences(summarise(records), compare(records, ["MAML"]), ["MAML"], "fine-tuning")
+    assert sorted(sentence.partition(" points")[0] for sentence in found) == [
+        "1 shot: MAML beats centroid (the strongest baseline), +20.0 ± 0.0",
+        "1 shot: MAML is behind MAML, unlabelled texts too, -10.0 ± 0.0",
+    ]

@@ -121,7 +121,7 @@ def test_a_domain_that_cannot_serve_is_named_with_the_numbers() -> None:
         EpisodeSampler([domain_of("fine", a=9, b=9, c=9), domain_of("poor", a=9, b=4, c=9)], ways=3, shots=2, queries=4)
     assert str(raised.value) == (
         "domain 'poor' has 2 classes with 6 distinct texts (shots 2 + queries 4) but ways is 3; its classes: 3, the "
-        "smallest, 'b', has 4 texts: lower --ways, --shots or --queries, or add rows"
+        "smallest, 'b', has 4 texts: lower --ways, --shots or --queries, add rows, or take --varied"
     )
 
 
