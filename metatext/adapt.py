@@ -24,7 +24,7 @@ from metatext.maml import adapted
 from metatext.start import Start, called, check_names, choose
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
-from metatext.tune import default_epochs, tuned
+from metatext.tune import EPOCHS, FEWEST, tuned
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ def adapt(
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
     check_names(class_names or (), classes)
     _check_start(learner, blend, class_names, epochs, unlabelled)
-    unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in set(texts)]
+    labelled = set(texts)
+    unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in labelled]
     _warn_of_texts(learner, texts, labels)
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose(learner, support, classes, called(classes, class_names), blend)
@@ -114,10 +115,13 @@ def adapt(
 
 
 def passes(support: Examples, start: Start | None, steps: int | None, epochs: int | None) -> int:
-    """Passes of fine-tuning over the support: those asked for, else `default_epochs` where no inner steps are."""
+    """Passes of fine-tuning over the support: those asked for, else `EPOCHS` where no inner steps are.
+
+    With few texts there are none: they would fit these alone.
+    """
     if epochs is not None:
         return epochs
-    return default_epochs(support) if start and not steps else 0
+    return EPOCHS if start and not steps and len(support) >= FEWEST else 0
 
 
 @contextmanager
@@ -142,9 +146,7 @@ def ready(
     with (
         blended(learner, start.share),
         tuned(learner, support, start, epochs, unlabelled) as first,
-        adapted(
-            learner, support, classes, steps or 0, LinearLayer(*(t.to(learner.log_inner_lr) for t in first))
-        ) as layer,
+        adapted(learner, support, classes, steps or 0, first) as layer,
     ):
         yield layer
 

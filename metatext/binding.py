@@ -64,7 +64,7 @@ class Binding:
         first = self._first_features() if layer is None else {}
         self.centroids = self._centroids(first) if layer is None and learner.head.needs_centroids else None
         start = learner.head.start(classes, self.centroids) if layer is None else layer
-        self.layer = LinearLayer(*(tensor.clone().requires_grad_() for tensor in start))
+        self.layer = LinearLayer(*(t.to(learner.log_inner_lr).clone().requires_grad_() for t in start))
         moving, still = self._tensors()
         self.names = [*moving, *still]
         self.task = Task(

@@ -124,8 +124,8 @@ class Adaptation:
         def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
             classes = sorted(set(labels))
             support = Examples(list(texts), [classes.index(label) for label in labels])
-            began = time.perf_counter()
             more = unlabelled_texts(target, classes, {*texts, *queries}) if target else []
+            began = time.perf_counter()
             start = None if alone else choose(self.learner, support, classes, name(classes), **how)
             tuning = passes(support, start, steps, epochs)
             with ready(self.learner, support, classes, start, steps, tuning, more) as layer:

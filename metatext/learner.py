@@ -397,7 +397,11 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Normalised vectors of texts, (n, hidden), in their order."""
+        """Normalised vectors of texts, (n, hidden) on the CPU, in their order."""
+        return self.vectors(texts, batch_size)
+
+    def vectors(self, texts: Sequence[str], batch_size: int) -> Tensor:
+        """What `encode` gives, with its graph."""
         batches = self.tokens.batches(texts, batch_size, self.device, self.packs)
         result = torch.empty(len(texts), self.encoder.config.hidden_size, dtype=self.log_inner_lr.dtype)
         for batch in batches:

@@ -65,16 +65,17 @@ class Recipe:
         """Trains what is missing, evaluates, writes OUTPUT/TARGET.json and .md, and prints the tables."""
         from accelerate import PartialState
 
-        runs = self.train()
+        data = self.read()
+        runs = self.train(data)
         if PartialState().is_main_process:
-            self.evaluate_all(runs)
+            self.evaluate_all(runs, data)
 
-    def train(self) -> list[str]:
-        """Trains what is missing; returns the learners' folders.
+    def read(self) -> Data:
+        """All files, before anything is trained.
 
         Raises:
-            InputError: options that do not go together.
-            FileExistsError: a folder holds a learner of other options.
+            InputError: options that do not go together; a bad file.
+            FileNotFoundError: a file is not there.
         """
         if not self.config.output:
             raise InputError("name a folder for the recipe: --output runs/name")
@@ -82,25 +83,29 @@ class Recipe:
             raise InputError("two targets have the same name, and so would their tables: evaluate one at a time")
         if self.held_out is not None and not self.table.by:
             raise InputError(f"held_out={self.held_out!r} is a value of a column: name the column, --by domain")
-        for name in self.target:
-            self._target(name)  # refuses a bad file before hours of training
         sources = [domain for name in self.source for domain in self._source(name)]
-        second_order_steps = {"first-order": 0, "full": self.learner.inner_steps}
-        return [
-            self._train(Path(self.config.output) / order, sources, second_order_steps[order]) for order in self.orders
-        ]
+        return Data(sources, {name: self._target(name) for name in self.target})
 
-    def evaluate_all(self, runs: Sequence[str]) -> None:
+    def train(self, data: Data) -> list[str]:
+        """Trains what is missing; returns the learners' folders.
+
+        Raises:
+            FileExistsError: a folder holds a learner of other options.
+        """
+        output = Path(self.config.output or "")
+        second_order_steps = {"first-order": 0, "full": self.learner.inner_steps}
+        return [self._train(output / order, data.sources, second_order_steps[order]) for order in self.orders]
+
+    def evaluate_all(self, runs: Sequence[str], data: Data) -> None:
         """Evaluates the learners on the targets; tables of other options are refused before any is made."""
         from metatext import pipeline
 
         for name in self.target:
             self.table_is_there(name)
         settings = self._settings()
-        sources = [domain for name in self.source for domain in self._source(name)]
-        for name in self.target:
-            place, (target, test, supports) = self.table_of(name), self._target(name)
-            result = pipeline.evaluate(runs, target, sources, settings, test, place, supports)
+        for name, (target, test, supports) in data.targets.items():
+            place = self.table_of(name)
+            result = pipeline.evaluate(runs, target, data.sources, settings, test, place, supports)
             write_json(place, result | {"recipe": self._reading()})
             draws = len(supports) or settings.draws
             print(f"\n{target.name}: {len(target.classes)} classes, {draws} draws, accuracy / macro-F1 in %\n")
@@ -178,7 +183,7 @@ class Recipe:
         """The domains of a source, without the one that is held out, and without the classes that are a target's."""
         place, domains = self._place(name, "train"), self.source_domains(name)
         if self.held_out is not None:
-            domains = [domain for domain in domains if _value(domain) != self.held_out]
+            domains = [domain for domain in domains if value_of(domain) != self.held_out]
         targets = [self._place(target, "train", "train_0") for target in self.target]
         if self.target_classes and any(_same(place, target) for target in targets):
             new = names_by_label(self.target_labels, "target_labels")
@@ -206,7 +211,7 @@ class Recipe:
     def _read(self, place: str) -> Domain:
         """The rows of a target's file that are judged, under their labels."""
         if self.held_out is not None:
-            domains = {_value(domain): domain for domain in self.table.read_each([place])}
+            domains = {value_of(domain): domain for domain in self.table.read_each([place])}
             if self.held_out not in domains:
                 known = choice(self.held_out, sorted(domains))
                 raise InputError(f"{place} has no {self.held_out!r} in column {self.table.by!r}; {known}")
@@ -226,6 +231,13 @@ class Target(NamedTuple):
     supports: list[Domain]
 
 
+class Data(NamedTuple):
+    """What a recipe reads: its sources, and its targets by the name that was given."""
+
+    sources: list[Domain]
+    targets: dict[str, Target]
+
+
 def _stem(name: str) -> str:
     """A file's name without its type, or a data set's with its configuration; the dots of NAME.train_classes stay."""
     if name.startswith("hub:"):
@@ -234,7 +246,7 @@ def _stem(name: str) -> str:
     return Path(name).stem if Path(name).is_file() else Path(name).name
 
 
-def _value(domain: Domain) -> str:
+def value_of(domain: Domain) -> str:
     """The value of column --by that a domain of a parted file is of."""
     return domain.name.partition("/")[2]
 

@@ -29,11 +29,6 @@ EPOCHS, FEWEST = 4, 30  # passes over the support by default, and the texts from
 _BATCH, _RATE, _MAX_NORM = 16, 5e-5, 1.0
 
 
-def default_epochs(support: Examples) -> int:
-    """Passes over the support where nobody says how many: with few texts, none, which would fit them alone."""
-    return EPOCHS if len(support) >= FEWEST else 0
-
-
 @contextmanager
 def tuned(
     learner: Learner, support: Examples, start: Start, epochs: int, unlabelled: Sequence[str] = ()
@@ -83,7 +78,7 @@ def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, m
     for rows in shuffled(len(texts), _BATCH, steps):
         batch = torch.tensor(sorted(set(rows)))
         with torch.enable_grad():
-            features = _features(learner, [texts[row] for row in batch])
+            features = learner.vectors([texts[row] for row in batch], learner.settings.batch_size).float()
             cosines, alone = Space(seen.index_copy(0, batch, features), labels, ways).held_out(start.known)
             judged = batch[~alone[batch]]
             loss = cross_entropy(start.scale * cosines[judged], labels[judged], reduction="sum") / len(batch)
@@ -105,10 +100,3 @@ def _layer(learner: Learner, support: Examples, start: Start, unlabelled: Sequen
     more = learner.encode(unlabelled).float()
     space = Space(features, labels, len(known), more)
     return space.layer(known + space.soft_k_means(known, more, start.scale), start.scale)
-
-
-def _features(learner: Learner, texts: Sequence[str]) -> Tensor:
-    """Vectors of the texts in their order, float32 (n, hidden) on the CPU, with their graph."""
-    batches = [batch for batch, _ in learner.batches(Examples(list(texts), [0] * len(texts))).batches]
-    features = torch.cat([learner.features(batch) for batch in batches])
-    return features[torch.cat([batch.rows for batch in batches]).argsort()].float().cpu()

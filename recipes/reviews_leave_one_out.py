@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from metatext.errors import InputError
 from metatext.files import write_json, write_text
-from metatext.recipe import Recipe, main
-from metatext.report import table
+from metatext.recipe import Recipe, main, value_of
+from metatext.report import summarise, table
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
-from metatext.statistics import confidence_interval
 
 
 @dataclass(frozen=True)
@@ -40,37 +37,25 @@ class LeaveOneOut(Recipe):
             raise InputError(
                 "each domain of one --target is held out in turn: name its column, --by, but no --held-out"
             )
-        output, target, rows = Path(self.config.output or "runs"), self.target[0], list[dict[str, Any]]()
-        names = [domain.name.partition("/")[2] for name in self.source for domain in self.source_domains(name)]
+        output, target, rows = Path(self.config.output or "runs"), self.target[0], list[Any]()
+        names = [value_of(domain) for name in self.source for domain in self.source_domains(name)]
         for name in names:
             config = dataclasses.replace(self.config, output=str(output / name))
             one = dataclasses.replace(self, held_out=name, config=config)
             print(f"\n--- {name} is held out", flush=True)
-            runs = one.train()
+            data = one.read()
+            runs = one.train(data)
             if not PartialState().is_main_process:
                 continue
             if not one.table_is_there(target):
-                one.evaluate_all(runs)
+                one.evaluate_all(runs, data)
             rows += json.loads(one.table_of(target).read_text(encoding="utf-8"))["rows"]
         if not PartialState().is_main_process:
             return
-        means = mean_over_domains(rows)
+        means = [{"domains": row.pop("draws"), **row} for row in summarise(rows)]  # a domain's row counts as a draw's
         write_json(output / "mean.json", {"domains": names, "rows": means})
         write_text(output / "mean.md", table(means) + "\n")
         print(f"\nmean over {len(names)} domains, each held out in turn\n\n{table(means)}")
-
-
-def mean_over_domains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of many tables as those of one: means, and half-widths of their 95% intervals over the tables."""
-    means = []
-    for method, shots in dict.fromkeys((row["method"], row["shots"]) for row in rows):
-        some = [row for row in rows if (row["method"], row["shots"]) == (method, shots)]
-        mean: dict[str, Any] = {"method": method, "shots": shots, "domains": len(some)}
-        for score in ("accuracy", "macro_f1"):
-            mean[score], mean[f"{score}_ci95"] = confidence_interval([row[score] for row in some])
-        mean["fit_seconds"] = float(np.median([row["fit_seconds"] for row in some]))
-        means.append(mean)
-    return means
 
 
 LEAVE_ONE_OUT = LeaveOneOut(

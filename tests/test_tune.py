@@ -19,7 +19,7 @@ from metatext.settings import LearnerSettings
 from metatext.start import Start, choose
 from metatext.tasks import Examples
 from metatext.trainer import shuffled
-from metatext.tune import EPOCHS, _features, tuned
+from metatext.tune import EPOCHS, tuned
 
 
 def support_of(per_class: int, seed: int = 0) -> tuple[Examples, list[str]]:
@@ -151,11 +151,14 @@ def test_epochs_are_passes_over_the_texts(learner: Learner, per_class: int, monk
     support, classes = support_of(per_class)
     seen: Counter[str] = Counter()
 
-    def spy(learner: Learner, texts: list[str]) -> torch.Tensor:
-        seen.update(texts)
-        return _features(learner, texts)
+    vectors = Learner.vectors
 
-    monkeypatch.setattr("metatext.tune._features", spy)
+    def spy(learner: Learner, texts: list[str], batch_size: int) -> torch.Tensor:
+        if torch.is_grad_enabled():  # not what is only encoded
+            seen.update(texts)
+        return vectors(learner, texts, batch_size)
+
+    monkeypatch.setattr(Learner, "vectors", spy)
     with tuned(learner, support, start_of(learner, support, classes), 4):
         pass
     assert np.mean(list(seen.values())) == pytest.approx(4, abs=0.2) and len(seen) == len(support)
