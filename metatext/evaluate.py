@@ -188,7 +188,7 @@ def make_methods(
         "tfidf": lambda: timed(baselines.tfidf),
         "centroid": lambda: timed(baselines.centroid(frozen())),
         "frozen": lambda: timed(baselines.frozen(frozen())),
-        "setfit": lambda: timed(setfit(encoder())),
+        "setfit": lambda: timed(setfit(encoder(), settings.setfit_steps)),
         "finetune": lambda: timed(baselines.fine_tuning(encoder(), *tuning)),
         "probe": lambda: timed(baselines.fine_tuning(encoder(), *tuning, probe=True)),
         "source": lambda: timed(baselines.source_classifier(joint())),

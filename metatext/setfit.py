@@ -2,7 +2,8 @@
 
 The defaults are those of the package setfit 1.2: 16 pairs a step, one pass over all pairs, the rarer kind repeated
 until there are as many of it (oversampling), AdamW at 2e-5 without weight decay. There is no dropout, as everywhere in
-metatext. The pairs grow with the square of the labels: 13 classes of 10 texts are 15,600 pairs, 975 steps.
+metatext. The pairs grow with the square of the labels: 13 classes of 10 texts are 15,600 pairs, 975 steps. The steps
+can be bounded, as by the package's `max_steps`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -47,17 +49,23 @@ def pair_loss(model: Learner, texts: Sequence[str], pairs: Tensor, same: Tensor)
 
 
 def train_on_pairs(
-    model: Learner, texts: Sequence[str], labels: Sequence[str], batch_size: int = 16, lr: float = 2e-5, seed: int = 0
+    model: Learner,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    max_steps: int | None = None,
+    batch_size: int = 16,
+    lr: float = 2e-5,
+    seed: int = 0,
 ) -> None:
-    """Trains the encoder on all pairs of the texts once.
+    """Trains the encoder on all pairs of the texts once, or on as many as `max_steps` take, drawn at random.
 
     With the schedule of the package: the first step has rate 0, so that 16 pairs or fewer train nothing.
     """
     pairs, same = make_pairs(labels, torch.Generator().manual_seed(seed))
-    steps = math.ceil(len(pairs) / batch_size)
+    steps = min(math.ceil(len(pairs) / batch_size), max_steps or len(pairs))
     optimizer = torch.optim.AdamW(model.encoder.parameters(), lr=lr, weight_decay=0.0, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * steps), steps)
-    for chosen, wanted in zip(pairs.split(batch_size), same.split(batch_size), strict=True):
+    for chosen, wanted in islice(zip(pairs.split(batch_size), same.split(batch_size), strict=True), steps):
         pair_loss(model, texts, chosen, wanted).backward()
         torch.nn.utils.clip_grad_norm_(model.encoder.parameters(), 1.0)
         optimizer.step()
@@ -65,12 +73,12 @@ def train_on_pairs(
         optimizer.zero_grad()
 
 
-def setfit(encoder: Learner) -> Fit:
+def setfit(encoder: Learner, max_steps: int | None = None) -> Fit:
     """SetFit from a pretrained encoder, which is left as it is."""
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
         model = copy.deepcopy(encoder)
-        train_on_pairs(model, texts, labels)
+        train_on_pairs(model, texts, labels, max_steps)
         probe = logistic_regression(model.encode(texts).numpy(), labels)
         return lambda queries: most_probable(
             probe.classes_.tolist(), probe.predict_proba(model.encode(queries).numpy())

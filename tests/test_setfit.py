@@ -70,6 +70,22 @@ def test_training_draws_texts_of_a_class_together(tiny_bert: Path) -> None:
     assert gap() > before + 0.2
 
 
+def test_steps_are_at_most_as_many_as_asked(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """13 x 2 texts are 312 pairs of different labels, and the 39 of the same repeated to as many."""
+    sizes: list[int] = []
+    monkeypatch.setattr("metatext.setfit.pair_loss", lambda model, texts, pairs, same: _noted(model, sizes, pairs))
+    texts, labels = [f"text {i}" for i in range(26)], [f"label {i // 2}" for i in range(26)]
+    for asked, steps in ((None, 39), (10, 10), (100, 39)):
+        sizes.clear()
+        train_on_pairs(Learner.from_pretrained(tiny_bert), texts, labels, asked)
+        assert len(sizes) == steps and set(sizes) == {16}
+
+
+def _noted(model: Learner, sizes: list[int], pairs: torch.Tensor) -> torch.Tensor:
+    sizes.append(len(pairs))
+    return sum(p.sum() for p in model.encoder.parameters())  # type: ignore[return-value]
+
+
 def test_setfit_learns_and_leaves_its_start_alone(tiny_bert: Path) -> None:
     start = Learner.from_pretrained(tiny_bert)
     before = {name: p.detach().clone() for name, p in start.named_parameters()}
