@@ -19,13 +19,13 @@ from metatext.errors import InputError
 from metatext.files import new_folder, write_json
 from metatext.settings import LearnerSettings, TrainConfig
 
-SAMPLER = ("ways", "shots", "queries", "seed", "shared_labels", "varied", "temperature")
+SAMPLER = ("ways", "shots", "queries", "seed", "shared_labels", "varied", "temperature", "hard")
 """What a run notes of its sampler."""
 _FIXED_ON_RESUME = {
-    *("encoder", *SAMPLER, "domains", "valid_domains"),
+    *("encoder", *SAMPLER, "domains", "valid_domains", "target_texts"),
     *("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "patience"),
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
-    *("multi_step_fraction", "first_order_fraction"),
+    *("multi_step_fraction", "first_order_fraction", "adversarial"),
     *(field.name for field in dataclasses.fields(LearnerSettings) if field.name not in ("kept_graphs", "batch_size")),
 }
 
@@ -100,7 +100,7 @@ def load_checkpoint(
     saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     defaults = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(LearnerSettings())
-    defaults |= {"classes": "", "varied": False, "temperature": None}
+    defaults |= {"classes": "", "varied": False, "temperature": None, "hard": 0.0, "target_texts": ""}
     before = defaults | before  # a checkpoint of an older version has fewer options
     for key in sorted(_FIXED_ON_RESUME):
         if before[key] != config[key]:

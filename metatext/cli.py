@@ -38,8 +38,8 @@ class Train(Job):
 
         if not self.config.output:
             raise InputError("name a folder for the run: --output runs/name")
-        domains = self.table.read_each(self.source)
-        summary = train(domains, self.encoder, self.learner, self.episodes, self.config)
+        domains, texts = self.table.read_each(self.source), self.target_texts()
+        summary = train(domains, self.encoder, self.learner, self.episodes, self.config, target_texts=texts)
         if not PartialState().is_main_process:
             return
         write_json(
@@ -102,7 +102,7 @@ class Adapt:
     epochs: int | None = None
     """Passes of fine-tuning over your texts; by default 4 from 30 texts on, and none with fewer."""
     unlabelled: str | None = None
-    """File of further texts, some hundreds, in a column of the same name; labels in it are not read."""
+    """File of further texts, some hundreds: in a column of the same name, or a .txt's lines; labels are not read."""
     overwrite: bool = False
     """Replace the output folder."""
 

@@ -45,6 +45,7 @@ def train(
     episodes: EpisodeSettings,
     config: TrainConfig,
     on_validation: Callable[[dict[str, float]], None] | None = None,
+    target_texts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Meta-trains a learner on `domains` and writes it to `config.output`; returns the trainer's summary.
 
@@ -61,7 +62,7 @@ def train(
     if changed.keys() & {"algorithm", "inner_optimizer"}:  # the saved order may not go with these
         changed["second_order_steps"] = settings.second_order_steps
     learner = Learner.from_pretrained(encoder, **changed | ({"classes": sampler.classes} if shared else {}))
-    return MetaTrainer(learner, sampler, valid_sampler, config, on_validation).train()
+    return MetaTrainer(learner, sampler, valid_sampler, config, on_validation, target_texts).train()
 
 
 def make_samplers(
@@ -87,7 +88,7 @@ def make_samplers(
     nothing = "no class (there are none to spare): the last weights are kept"
     logger.info("held out for validation: %s", ", ".join(spared) or nothing)
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}
-    how: dict[str, Any] = {"seed": episodes.seed, "varied": episodes.varied, "temperature": episodes.temperature}
+    how: dict[str, Any] = {name: getattr(episodes, name) for name in ("seed", "varied", "temperature", "hard")}
     sampler = EpisodeSampler(train_domains, None if shared else episodes.ways, **how, **shape)
     valid_sampler = None
     if valid_domains:

@@ -54,6 +54,8 @@ class Recipe:
     """What labels of the target become, as label=name; rows with other labels are left out."""
     held_out: str | None = None
     """The domain, a value of column --by, that is the target of its file: left out of the sources."""
+    unlabelled: str | None = None
+    """Unlabelled texts of the target, for --adversarial, named likewise; a file's rows for training may be its own."""
     table: OmitArgPrefixes[Table] = field(default_factory=lambda: Table(clean=("weibo",)))
     """How to read the files; --clean is for the targets, --by for the sources."""
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
@@ -84,7 +86,8 @@ class Recipe:
         if self.held_out is not None and not self.table.by:
             raise InputError(f"held_out={self.held_out!r} is a value of a column: name the column, --by domain")
         sources = [domain for name in self.source for domain in self._source(name)]
-        return Data(sources, {name: self._target(name) for name in self.target})
+        texts = self.table.read_texts(self._place(self.unlabelled, "train")) if self.unlabelled else []
+        return Data(sources, {name: self._target(name) for name in self.target}, texts)
 
     def train(self, data: Data) -> list[str]:
         """Trains what is missing; returns the learners' folders.
@@ -94,7 +97,7 @@ class Recipe:
         """
         output = Path(self.config.output or "")
         second_order_steps = {"first-order": 0, "full": self.learner.inner_steps}
-        return [self._train(output / order, data.sources, second_order_steps[order]) for order in self.orders]
+        return [self._train(output / order, data, second_order_steps[order]) for order in self.orders]
 
     def evaluate_all(self, runs: Sequence[str], data: Data) -> None:
         """Evaluates the learners on the targets; tables of other options are refused before any is made."""
@@ -139,15 +142,16 @@ class Recipe:
         joint = self.evaluate.joint or str(Path(self.config.output or "") / "joint")
         return dataclasses.replace(self.evaluate, joint=joint)
 
-    def _train(self, folder: Path, sources: Sequence[Domain], second_order_steps: int) -> str:
+    def _train(self, folder: Path, data: Data, second_order_steps: int) -> str:
         """Trains one learner, unless the folder holds it already."""
         from metatext.pipeline import train
-        from metatext.trainer import describe
+        from metatext.trainer import describe, digest
 
         learner = dataclasses.replace(self.learner, second_order_steps=second_order_steps)
         again = self.config.resume and not has_checkpoint(folder)
         config = dataclasses.replace(self.config, output=str(folder), resume=self.config.resume and not again)
-        asked = {"encoder": self.encoder, "sources": describe(sources)}
+        asked: dict[str, Any] = {"encoder": self.encoder, "sources": describe(data.sources)}
+        asked["unlabelled"] = digest(data.unlabelled) if data.unlabelled else None
         asked |= {k: v for part in (learner, self.episodes, config) for k, v in dataclasses.asdict(part).items()}
         for how in ("resume", "overwrite", "progress", "output"):
             asked.pop(how)
@@ -160,7 +164,7 @@ class Recipe:
                 f"{folder} holds a learner of other options ({other}): pass --overwrite, or another --output"
             )
         logger.info("%s: %s", folder, learner.method)
-        train(sources, self.encoder, learner, self.episodes, config)
+        train(data.sources, self.encoder, learner, self.episodes, config, target_texts=data.unlabelled)
         write_json(note, asked)
         return str(folder)
 
@@ -232,10 +236,11 @@ class Target(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What a recipe reads: its sources, and its targets by the name that was given."""
+    """What a recipe reads: its sources, its targets by the name that was given, and unlabelled texts of the target."""
 
     sources: list[Domain]
     targets: dict[str, Target]
+    unlabelled: Sequence[str] = ()
 
 
 def _stem(name: str) -> str:
@@ -259,8 +264,17 @@ def _same(place: str, other: str) -> bool:
 
 
 def _other(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Names of the options that are not what they were when `before` was written, as JSON."""
-    return ", ".join(name for name, value in json.loads(json.dumps(now)).items() if before.get(name) != value)
+    """Names of the options that are not what they were when `before` was written, as JSON.
+
+    One that was not there yet had the value that is its default now.
+    """
+    parts = (Table, EpisodeSettings, LearnerSettings, TrainConfig, EvaluateSettings)
+    before = {k: v for part in parts for k, v in _as_json(dataclasses.asdict(part())).items()} | before
+    return ", ".join(name for name, value in _as_json(now).items() if before.get(name) != value)
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values))
 
 
 def main(default: Recipe, description: str | None = None) -> None:

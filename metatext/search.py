@@ -149,6 +149,8 @@ def _output_of(job: Job) -> Path:
     for name in ("resume", "overwrite", "tracker"):
         if getattr(job.config, name):
             raise InputError(f"--{name} is not for a search: repeat the command to go on, take a new --output to start")
+    if job.unlabelled or job.config.adversarial:
+        raise InputError("a search is judged on source classes, which adversarial training is not for: leave it out")
     output = Path(job.config.output)
     there = {path.name for path in output.iterdir()} if output.exists() else set()
     if there - {_DATABASE} and "search.json" not in there:

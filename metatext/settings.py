@@ -43,11 +43,14 @@ class Table:
         return [domain for path in paths for domain in Domain.each_from_file(path, *how)]
 
     def read_texts(self, path: str) -> list[str]:
-        """The texts of a file, whose rows need no label."""
+        """The texts of a file, whose rows need no label; in a .txt file each line is one."""
         from metatext.cleaning import clean_texts
-        from metatext.tables import checked_strings, column, read_rows
+        from metatext.tables import checked_strings, column, read_lines, read_rows
 
-        texts = checked_strings(column(read_rows(path, self.encoding), self.text, path), path, self.text)
+        if path.lower().endswith(".txt"):
+            texts = read_lines(path, self.encoding)
+        else:
+            texts = checked_strings(column(read_rows(path, self.encoding), self.text, path), path, self.text)
         return clean_texts(texts, self.clean or None)
 
     def read(self, path: str) -> Domain:
@@ -219,6 +222,9 @@ class TrainConfig:
     Antoniou 2019)."""
     first_order_fraction: float = 0.0
     """Share of the outer steps, from the first, that are first-order whatever second_order_steps says (MAML++)."""
+    adversarial: float = 0.0
+    """Weight of domain-adversarial training: with unlabelled texts of the target, the encoder learns to give no sign of
+    whether a text is the target's or a source's (DANN, Ganin 2016)."""
     eval_every: int = 25
     """Outer steps between two validations."""
     eval_episodes: int = 24
@@ -242,7 +248,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_least(self, 1, "meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "save_every")
-        _check_least(self, 0, "patience", "weight_decay")
+        _check_least(self, 0, "patience", "weight_decay", "adversarial")
         _check_above_0(self, "outer_lr", "head_lr", "rate_lr", "max_grad_norm")
         for name in ("multi_step_fraction", "first_order_fraction", "warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
@@ -267,6 +273,8 @@ class EpisodeSettings:
     temperature: float | None = None
     """T: a source is drawn with probability proportional to its rows to the power 1/T, 1 is by size; by default all are
     equally likely."""
+    hard: float = 0.0
+    """Share of the episodes whose classes are hard to tell apart: one at random, and those most like it in words."""
     seed: int = 0
     """Seed of everything random."""
     valid_fraction: float = 0.2
@@ -277,6 +285,8 @@ class EpisodeSettings:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"seed must be 0 or more, got {self.seed}")
+        if not 0 <= self.hard <= 1:
+            raise InputError(f"hard must be from 0 to 1, got {self.hard}")
         if not 0 <= self.valid_fraction < 1:
             raise InputError(f"valid_fraction must be from 0 to below 1, got {self.valid_fraction}")
 
@@ -289,10 +299,16 @@ class Job:
     """One or more labelled files, each a source domain; or data sets on the Hub, as hub:ID[:CONFIG[:SPLIT]]."""
     encoder: str
     """Pretrained encoder: a Hub id or a folder; or a saved learner to go on from."""
+    unlabelled: str | None = None
+    """File of unlabelled texts of the target, for --adversarial: a table, or a .txt's lines; labels are not read."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
     learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
     config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    def target_texts(self) -> list[str]:
+        """The unlabelled texts of the target."""
+        return self.table.read_texts(self.unlabelled) if self.unlabelled else []
 
 
 @dataclass(frozen=True)
@@ -320,7 +336,7 @@ class EvaluateSettings:
         ],
         ...,
     ] = ("majority", "tfidf", "centroid", "frozen", "finetune", "probe", "source", "joint", "maml")
-    """Rows of the table. By default all but setfit, whose cost grows with the square of the labels, unlabelled, the
+    """Rows of the table. By default all but setfit, which takes minutes a fit on a CPU, unlabelled, the
     learners given other texts of the target too, and ablations, the parts of the default adaptation."""
     class_names: tuple[str, ...] = ()
     """What labels are called in the language of the texts, as label=name, for the given learners (as in adapt)."""
@@ -338,6 +354,8 @@ class EvaluateSettings:
     """Steps of fine-tuning, batches of 16."""
     fine_tune_lr: float = 1e-4
     """Learning rate of fine-tuning and joint training."""
+    setfit_steps: int = 250
+    """Most steps of SetFit, batches of 16 pairs, which it draws from all pairs of the labelled texts."""
     joint: str | None = None
     """Folder to keep the jointly trained classifier in; used if it is there already."""
     joint_epochs: float = 1.0
@@ -350,7 +368,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         names_by_label(self.class_names)
         _check_least(self, 0, "draw_seed")
-        _check_least(self, 1, "test_size", "fine_tune_steps")
+        _check_least(self, 1, "test_size", "fine_tune_steps", "setfit_steps")
         _check_above_0(self, "fine_tune_lr", "joint_epochs")
         for name, least in (("ways", 2), ("max_length", 1)):
             if getattr(self, name) is not None:

@@ -56,14 +56,8 @@ def read_rows(path: str | Path, encoding: str | None = None) -> Dataset:
         InputError: if it is a folder, empty, of unknown type, malformed, or in another encoding.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give one file ({', '.join(_SUFFIXES)})")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    data, suffix = path.read_bytes(), path.suffix.lower()
+    data, suffix = _bytes(path), path.suffix.lower()
     first = data.lstrip(_BLANK_BYTES)[:1]
-    if not first:
-        raise InputError(f"{path} is empty")
     if suffix == ".parquet":
         rows = _parquet_dataset(data, path)
     elif suffix in _DELIMITERS:
@@ -77,6 +71,29 @@ def read_rows(path: str | Path, encoding: str | None = None) -> Dataset:
     if not len(rows):
         raise InputError(f"{path} has no rows")
     return rows
+
+
+def read_lines(path: str | Path, encoding: str | None = None) -> list[str]:
+    """The lines of a text file that are not blank, in any of the encodings of `read_rows`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: if it is a folder, empty, or in another encoding.
+    """
+    path = Path(path)
+    return [line for line in _decode(_bytes(path), path, encoding).splitlines() if line.strip()]
+
+
+def _bytes(path: Path) -> bytes:
+    """What a file holds, which is something."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one file ({', '.join(_SUFFIXES)})")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    data = path.read_bytes()
+    if not data.strip(_BLANK_BYTES):
+        raise InputError(f"{path} is empty")
+    return data
 
 
 def column(rows: Dataset, name: str, path: str | Path) -> list[Any]:

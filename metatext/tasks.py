@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -56,6 +56,8 @@ class EpisodeSampler:
             class (after Triantafillou 2020, section 3.2); domains may have fewer classes than `ways`.
         temperature: T: a domain is drawn with probability proportional to (its rows)^(1/T). 1 is by size; by default
             all domains are equally likely.
+        hard: share of the episodes whose classes are hard to tell apart: one drawn at random, and those that are most
+            like it in the words of their texts. Not with `shared_labels`.
 
     Raises:
         InputError: a domain has fewer than `ways` classes with `shots + queries` distinct texts; the domains share
@@ -72,6 +74,7 @@ class EpisodeSampler:
         shared_labels: bool = False,
         varied: bool = False,
         temperature: float | None = None,
+        hard: float = 0.0,
     ) -> None:
         smallest = (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1), ("seed", seed, 0))
         for option, value, least in smallest:
@@ -79,13 +82,16 @@ class EpisodeSampler:
                 raise InputError(f"{option} must be at least {least}, got {value}")
         if temperature is not None and temperature <= 0:
             raise InputError(f"temperature must be above 0, got {temperature}")
+        if not 0 <= hard <= 1 or (hard and shared_labels):
+            raise InputError(f"hard must be from 0 to 1, and 0 where all episodes have the same classes, got {hard}")
         if not domains:
             raise InputError("an episode sampler needs at least one domain")
         self.domains = list(domains)
         self.ways, self.shots, self.queries, self.seed = ways, shots, queries, seed
-        self.shared_labels, self.varied, self.temperature = shared_labels, varied, temperature
+        self.shared_labels, self.varied, self.temperature, self.hard = shared_labels, varied, temperature, hard
         wanted = shared_classes(self.domains) if shared_labels else None
         self._pools = [self._pool(domain, wanted) for domain in self.domains]
+        self._alike = [likeness(pool) if hard else None for pool in self._pools]
         self._odds = None
         if temperature:
             weights = np.array([len(domain) for domain in self.domains]) ** (1 / temperature)
@@ -126,7 +132,11 @@ class EpisodeSampler:
         ways, shots = min(self.ways or len(names), len(names)), self.shots
         if self.varied:
             ways, shots = int(rng.integers(2, ways + 1)), int(rng.integers(1, shots + 1))
-        chosen = [names[i] for i in rng.permutation(len(names))[:ways]]
+        order = rng.permutation(len(names))
+        alike = self._alike[which]
+        if alike is not None and rng.random() < self.hard:
+            order = rng.permutation(np.argsort(-alike[order[0]], kind="stable")[:ways])
+        chosen = [names[i] for i in order[:ways]]
         if self.shared_labels:
             chosen.sort()
         support: list[tuple[str, int]] = []
@@ -159,6 +169,19 @@ def distinct_texts(domain: Domain) -> dict[str, list[str]]:
     if ambiguous:
         logger.warning("%s: %d texts stand under more than one class and are not drawn", domain.name, ambiguous)
     return pool
+
+
+def likeness(pool: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Cosines of the classes' mean TF-IDF vectors of character 1- to 3-grams, (classes, classes), by name."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    names = sorted(pool)
+    vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
+    found = vectors.fit_transform([text for name in names for text in pool[name]])
+    ends = np.cumsum([0, *(len(pool[name]) for name in names)])
+    means = [np.asarray(found[a:b].mean(0)).ravel() for a, b in pairwise(ends)]
+    return cosine_similarity(np.stack(means))
 
 
 def split_classes(

@@ -34,6 +34,7 @@ from metatext.checkpoints import (
     save_checkpoint,
     step_folder,
 )
+from metatext.dann import PREFIX, Adversary, strength
 from metatext.domains import Domain
 from metatext.errors import InputError
 from metatext.files import check_free, write_json
@@ -69,10 +70,12 @@ class MetaTrainer:
         config: settings of the outer loop.
         on_validation: called after each validation, in every process, with its entry of the history: step, valid_loss,
             valid_accuracy. What it raises ends the training.
+        target_texts: unlabelled texts of the target, for `config.adversarial`.
 
     Raises:
         FileExistsError: the output folder holds a run, and neither `resume` nor `overwrite` is set.
-        InputError: nothing to resume, or a tracker that is not installed.
+        InputError: nothing to resume, a tracker that is not installed, or one of `config.adversarial` and
+            `target_texts` without the other.
     """
 
     def __init__(
@@ -82,10 +85,16 @@ class MetaTrainer:
         valid_sampler: EpisodeSampler | None = None,
         config: TrainConfig | None = None,
         on_validation: Callable[[dict[str, float]], None] | None = None,
+        target_texts: Sequence[str] = (),
     ) -> None:
         self.on_validation = on_validation
         self.learner, self.sampler, self.valid_sampler = learner, sampler, valid_sampler
         self.config = config or TrainConfig()
+        if bool(self.config.adversarial) != bool(target_texts):
+            raise InputError(
+                "adversarial training needs a weight above 0 and unlabelled texts of the target: "
+                "--adversarial 0.1 --unlabelled posts.csv"
+            )
         self.output = Path(self.config.output) if self.config.output else None
         if self.output:
             check_output(self.output, self.config)
@@ -109,6 +118,11 @@ class MetaTrainer:
         learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
         self.state = RunState(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+        self.adversary = None
+        if target_texts:
+            hidden = learner.encoder.config.hidden_size
+            self.adversary = Adversary(hidden, target_texts, sampler.seed).to(self.accelerator.device)
+            self.parameters |= {PREFIX + name: p for name, p in self.adversary.named_parameters()}
         self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.history: list[dict[str, float]] = []
@@ -190,6 +204,12 @@ class MetaTrainer:
                 continue
             for name, gradient in result.gradients.items():
                 total[name].add_(gradient.flatten())
+            if self.adversary:
+                against = strength(config.adversarial, state.step, config.meta_steps)
+                texts = episode.query.texts
+                found = self.adversary.gradients(self.learner, texts, first + number, against, self.parameters)
+                for name, gradient in found.items():
+                    total[name].add_(gradient.flatten())
             buffer[size] += result.loss
             buffer[size + 1] += result.correct
             buffer[size + 2] += len(episode.query)
@@ -261,7 +281,8 @@ class MetaTrainer:
         def kind(name: str, parameter: Tensor) -> tuple[float, float]:
             if name.startswith("encoder."):
                 return config.outer_lr, config.weight_decay if parameter.ndim > 1 else 0.0
-            return config.head_lr if name in ("head.weight", "head.bias") else config.rate_lr, 0.0
+            learned = name in ("head.weight", "head.bias") or name.startswith(PREFIX)
+            return config.head_lr if learned else config.rate_lr, 0.0
 
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, parameter in self.parameters.items():
@@ -301,6 +322,7 @@ class MetaTrainer:
         own = {name: getattr(sampler, name) for name in SAMPLER}
         own["encoder"] = self.learner.base_model
         own["domains"], own["valid_domains"] = self._domains
+        own["target_texts"] = digest(self.adversary.texts) if self.adversary else ""
         settings = dataclasses.asdict(self.learner.settings)
         settings["classes"] = ", ".join(settings["classes"])
         return dataclasses.asdict(self.config) | own | settings
@@ -410,8 +432,13 @@ def shuffled(texts: int, batch_size: int, steps: int, seed: int = 0) -> Iterator
 
 def describe(domains: Sequence[Domain]) -> str:
     """Names, sizes, and a digest of the rows."""
-    rows = hashlib.sha256(json.dumps([[domain.texts, domain.labels] for domain in domains]).encode()).hexdigest()
-    return ", ".join(f"{domain.name} ({len(domain)} rows)" for domain in domains) + f", sha256 {rows[:12]}"
+    rows = digest([[domain.texts, domain.labels] for domain in domains])
+    return ", ".join(f"{domain.name} ({len(domain)} rows)" for domain in domains) + f", sha256 {rows}"
+
+
+def digest(values: Any) -> str:
+    """The first 12 digits of the SHA-256 of values as JSON."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
 
 def check_output(output: Path, config: TrainConfig) -> None:

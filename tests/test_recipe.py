@@ -73,10 +73,12 @@ def test_recipe_trains_evaluates_and_uses_finished_learners_again(tmp_path: Path
         ("banking_intents", "banking77", 38),
         ("reviews_to_weibo", "weibo_senti", 2),
         ("fewclue", "eprstmt", 2),
+        ("general_english", "tweets_topic5", 5),
+        ("general_chinese", "weibo_topics", 13),
     ],
 )
 def test_recipes_run_on_real_text(tmp_path: Path, name: str, target: str, classes: int) -> None:
-    folder = {"reviews_to_weibo": "zh", "fewclue": "zh/fewclue"}.get(name, "en")
+    folder = {"reviews_to_weibo": "zh", "general_chinese": "zh", "fewclue": "zh/fewclue"}.get(name, "en")
     options = ["--data-dir", str(SHARED / "data"), "--encoder", "data/encoder", "--output", str(tmp_path / "runs")]
     options += ["--meta-steps", "1", "--meta-batch-size", "1", "--eval-episodes", "1", "--max-length", "16"]
     options += ["--evaluate.shots", "1", "--evaluate.draws", "2", "--evaluate.test-size", "20"]

@@ -249,3 +249,21 @@ def test_a_domain_whose_classes_are_all_held_out_validates_alone() -> None:
     assert [d.name for d in left] == ["train"] and [d.name for d in held] == ["valid"]
     with pytest.raises(InputError, match="every class of every domain is held out"):
         split_classes([valid], 2, names=valid.classes)
+
+
+def test_hard_episodes_have_classes_that_share_words() -> None:
+    """Four pairs of classes; those of a pair share all their words but one."""
+    words = ["apple", "bridge", "candle", "dolphin"]
+    texts = {f"{w}{k}": [f"{w} {w} {'xyz'[k]} {i}" for i in range(8)] for w in words for k in (0, 1)}
+    domain = domain_of("d", **texts)
+    twins = [
+        sum(a[:-1] == b[:-1] for a, b in (EpisodeSampler([domain], 2, 1, 1, hard=hard)[i].classes for i in range(300)))
+        for hard in (0.0, 0.5, 1.0)
+    ]
+    assert twins[0] == pytest.approx(300 / 7, abs=20) and twins[2] == 300
+    assert twins[1] == pytest.approx(300 * (0.5 + 0.5 / 7), abs=30)
+    sampler = EpisodeSampler([domain], 3, 1, 1, hard=1.0)
+    assert {name for i in range(100) for name in sampler[i].classes} == set(texts)
+    assert {sampler[i].classes.index(name) for i in range(100) for name in sampler[i].classes} == {0, 1, 2}
+    with pytest.raises(InputError, match="hard must be from 0 to 1, and 0 where all"):
+        EpisodeSampler([domain, domain], 2, 1, 1, shared_labels=True, hard=0.5)

@@ -1,0 +1,42 @@
+"""Meta-train once on Chinese sources of many kinds: one learner for any later target, judged on Weibo posts.
+
+    python recipes/general_chinese.py --data-dir DATA --encoder intfloat/multilingual-e5-small
+
+where DATA holds, as JSON lines with text and label,
+    zh/tnews_titles.train        Toutiao headlines, 15 classes (CLUE's TNEWS; on the Hub clue/clue, configuration tnews)
+    zh/thucnews_titles.train     Sina headlines, 10 classes (github.com/649453932/Chinese-Text-Classification-Pytorch)
+    zh/reviews                   reviews as positive or negative (github.com/SophonPlus/ChineseNlpCorpus)
+    zh/weibo_clue_emotion.train  Weibo posts, 7 emotions (github.com/CLUEbenchmark/CLUEmotionAnalysis2020)
+    zh/weibo_topics              Weibo posts in 13 of the news categories (github.com/TheKOG/Weibo-Classification)
+    zh/weibo_hashtags            Weibo posts on 29 other topics (the same): --target zh/weibo_hashtags
+                                 --evaluate.ways 10
+    zh/weibo_emotion_usual       Weibo posts, 6 emotions (SMP2020-EWECT)
+    zh/weibo_covid7              Weibo posts, 7 emotions (COVID-19-sentiment-analysis-dataset-Weibo)
+    zh/weibo_senti               Weibo posts by emoticon, positive or negative (weibo_senti_100k)
+Adapt it to texts of your own: metatext adapt runs/general_chinese/first-order my.csv --output my-model
+"""
+
+from metatext.recipe import Recipe, main
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
+
+CHINESE = Recipe(
+    source=("zh/tnews_titles.train", "zh/thucnews_titles.train", "zh/reviews", "zh/weibo_clue_emotion.train"),
+    target=("zh/weibo_topics", "zh/weibo_emotion_usual", "zh/weibo_covid7", "zh/weibo_senti"),
+    encoder="intfloat/multilingual-e5-small",
+    data_dir="data",
+    orders=("first-order",),
+    table=Table(clean=("weibo",)),
+    # A source counts by the square root of its rows; polarity, with two classes, stands beside 15 sections.
+    episodes=EpisodeSettings(ways=10, shots=5, queries=5, temperature=2.0, varied=True, valid_fraction=0.1),
+    learner=LearnerSettings(inner_steps=0, text_prefix="query: ", max_length=64),
+    config=TrainConfig(
+        output="runs/general_chinese", meta_steps=200, meta_batch_size=4, outer_lr=3e-5, eval_every=40,
+        eval_episodes=60, save_every=40, mixed_precision="bf16",
+    ),
+    evaluate=EvaluateSettings(
+        shots=(1, 2, 5, 10, 20), precision="bf16", methods=("tfidf", "centroid", "frozen", "finetune", "maml")
+    ),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(CHINESE, __doc__)

@@ -1,0 +1,43 @@
+"""Meta-train once on English sources of many kinds: one learner for any later target, judged on tweets.
+
+    python recipes/general_english.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
+
+where DATA holds, as JSON lines with text and label,
+    en/huffpost.train_classes, .val_classes   HuffPost headlines, 20 and 5 sections (see huffpost_fewshot.py)
+    en/ag_news.test                           news, 4 sections (on the Hub fancyzhx/ag_news)
+    en/clinc150.train                         questions to an assistant, 150 intents (clinc/clinc_oos)
+    en/banking77.train                        customers' questions to a bank, 77 intents (PolyAI/banking77)
+    en/reviews_fdu_mtl.train                  reviews of 14 kinds of goods as positive or negative
+    en/vader_snippets                         sentences of reviews, news and tweets by polarity (cjhutto/vaderSentiment)
+    en/tweets_topic5.train, .test             tweets by the subject of five stance sets (cardiffnlp/tweet_eval)
+    en/tweets_emotion.train, .test            tweets, 4 emotions (the same, configuration emotion)
+Adapt it to texts of your own: metatext adapt runs/general_english/first-order my.csv --output my-model
+"""
+
+from metatext.recipe import Recipe, main
+from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
+
+ENGLISH = Recipe(
+    source=(
+        "en/huffpost.train_classes", "en/huffpost.val_classes", "en/ag_news.test", "en/clinc150.train",
+        "en/banking77.train", "en/reviews_fdu_mtl.train", "en/vader_snippets",
+    ),
+    target=("en/tweets_topic5", "en/tweets_emotion"),
+    encoder="sentence-transformers/all-MiniLM-L6-v2",
+    data_dir="data",
+    orders=("first-order",),
+    table=Table(),
+    # A source counts by the square root of its rows; polarity, with two classes, stands beside 150 intents.
+    episodes=EpisodeSettings(ways=10, shots=5, queries=5, temperature=2.0, varied=True, valid_fraction=0.1),
+    learner=LearnerSettings(inner_steps=0, max_length=64),
+    config=TrainConfig(
+        output="runs/general_english", meta_steps=300, meta_batch_size=4, outer_lr=3e-5, eval_every=50,
+        eval_episodes=60, save_every=50, mixed_precision="bf16",
+    ),
+    evaluate=EvaluateSettings(
+        shots=(1, 2, 5, 10, 20), precision="bf16", methods=("tfidf", "centroid", "frozen", "finetune", "maml")
+    ),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(ENGLISH, __doc__)
