@@ -1,4 +1,4 @@
-"""The `metatext` command: train, search, adapt, predict, evaluate, export."""
+"""The `metatext` command: pretrain, train, search, adapt, predict, evaluate, export."""
 
 from __future__ import annotations
 
@@ -18,9 +18,37 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, Positiona
 
 from metatext.errors import InputError
 from metatext.files import absolute, check_free, check_free_file, write_json
-from metatext.settings import EvaluateSettings, Job, SearchSettings, Table, names_by_label
+from metatext.settings import EvaluateSettings, Job, PretrainSettings, SearchSettings, Table, names_by_label
 
 # What the library does is imported inside the commands, so that --help needs no torch.
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pre-train an encoder further on unlabelled texts of your domain, before meta-training: masked language modelling.
+
+    Example: metatext pretrain BAAI/bge-base-zh-v1.5 --texts posts.csv --output encoders/posts
+    """
+
+    encoder: Positional[str]
+    """Pretrained encoder: a Hub id or a folder."""
+    texts: tuple[str, ...]
+    """One or more files of texts: tables, or .txt files of one a line. Labels are not read."""
+    output: str
+    """Folder for the encoder."""
+    table: OmitArgPrefixes[Table] = field(default_factory=Table)
+    settings: OmitArgPrefixes[PretrainSettings] = field(default_factory=PretrainSettings)
+
+    def run(self) -> None:
+        """Reads everything before anything is written."""
+        from metatext.pretrain import pretrain
+
+        check_free(self.output)
+        texts = [text for file in self.texts for text in self.table.read_texts(file)]
+        loss = pretrain(self.encoder, texts, self.output, self.settings)
+        print(
+            f"{self.output}: pre-trained on {len(texts)} texts, loss {loss:.2f} nats a masked token in the last epoch"
+        )
 
 
 @dataclass(frozen=True)
@@ -242,7 +270,8 @@ class Export:
 
 
 Command = (
-    Annotated[Train, subcommand("train")]
+    Annotated[Pretrain, subcommand("pretrain")]
+    | Annotated[Train, subcommand("train")]
     | Annotated[Search, subcommand("search")]
     | Annotated[Adapt, subcommand("adapt")]
     | Annotated[Predict, subcommand("predict")]

@@ -258,6 +258,34 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class PretrainSettings:
+    """How an encoder is pre-trained further."""
+
+    epochs: float = 1.0
+    """Passes over the texts."""
+    lr: float = 5e-5
+    """Peak learning rate (AdamW, 10% warm-up, linear decay)."""
+    batch_size: int = 32
+    """Texts a step."""
+    max_length: int = 128
+    """Longest text, in tokens; longer ones are cut."""
+    text_prefix: str = ""
+    """Put before every text, for encoders that were trained with one; give it to train as well."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Precision of the passes; the weights stay float32."""
+    seed: int = 0
+    """Seed of the order of the texts, of what is masked, and of a new head."""
+    progress: bool = True
+    """Show a progress bar (--no-progress: none)."""
+
+    def __post_init__(self) -> None:
+        _check_least(self, 1, "batch_size")
+        _check_least(self, 8, "max_length")
+        _check_least(self, 0, "seed")
+        _check_above_0(self, "epochs", "lr")
+
+
+@dataclass(frozen=True)
 class EpisodeSettings:
     """What the episodes of meta-training look like."""
 
