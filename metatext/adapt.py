@@ -54,6 +54,7 @@ class Adapted:
         return predict(self.model, self.tokens, texts, batch_size)
 
 
+@torch.inference_mode(False)  # a caller may be in it
 def adapt(
     learner: Learner,
     texts: Sequence[str],

@@ -253,6 +253,16 @@ def test_the_exported_classifier_computes_the_tuned_layer(learner: Learner) -> N
     np.testing.assert_allclose(fitted.predict_proba(support.texts), expected.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"steps": 2}, {"epochs": 0}])
+def test_a_caller_in_inference_mode_has_the_same_classifier(learner: Learner, options: dict[str, int]) -> None:
+    support, classes = support_of(5)
+    labels = [classes[i] for i in support.labels]
+    expected = adapt(learner, support.texts, labels, **options).probabilities(support.texts)
+    with torch.inference_mode():
+        found = adapt(learner, support.texts, labels, **options).probabilities(support.texts)
+    assert torch.equal(found, expected)
+
+
 def test_impossible_epochs_are_refused(learner: Learner, tiny_bert: Path) -> None:
     support, classes = support_of(2)
     labels = [classes[i] for i in support.labels]
