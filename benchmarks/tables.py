@@ -1,0 +1,99 @@
+"""One table of several evaluations on the same draws, as docs/results.md shows them.
+
+    python benchmarks/tables.py docs/results/default_weibo_topics*.json --shots 1 5 10
+
+Rows are those of all files, the first file's where two have the same; parts of a learner's adaptation are left out, but
+for its row with unlabelled texts. Beneath stands how each learner differs from every other row, paired by draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metatext.errors import InputError
+from metatext.markdown import markdown_table
+from metatext.report import UNLABELLED, is_own
+from metatext.statistics import paired_comparison
+
+_SAME = ("target", "target_rows", "classes", "encoder")
+_SAME_SETTINGS = ("draws", "draw_seed", "test_size", "ways")
+
+
+def main() -> None:
+    """Prints the table and the differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="results of metatext evaluate, or of recipes")
+    parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 5, 10, 20])
+    options = parser.parse_args()
+    rows, records, learners = merged(options.files)
+    print(table(rows, options.shots, learners))
+    print(*differences(records, options.shots, learners), sep="\n")
+
+
+def merged(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Rows and records of all files, baselines first, and the learners' names.
+
+    Raises:
+        InputError: the files are not of the same draws.
+    """
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for file, result in zip(files, results, strict=True):
+        for part, names in ((lambda r: r, _SAME), (lambda r: r["settings"], _SAME_SETTINGS)):
+            if other := next((name for name in names if part(result)[name] != part(results[0])[name]), None):
+                raise InputError(f"{file} has another {other} than {files[0]}: the draws are not the same")
+    learners = list(dict.fromkeys(name for result in results for name in result["learners"]))
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    records: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for result in results:
+        for row in result["rows"]:
+            if row["method"] in learners or not is_own(row["method"], learners) or row["method"].endswith(UNLABELLED):
+                rows.setdefault((row["method"], row["shots"]), row)
+        for record in result["records"]:
+            records.setdefault((record["method"], record["shots"], record["draw"]), record)
+    ordered = sorted(rows.values(), key=lambda row: is_own(row["method"], learners))
+    return ordered, list(records.values()), learners
+
+
+def table(rows: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> str:
+    """Accuracy and its 95% interval / macro-F1, in per cent; empty where a method was not run."""
+    cells = {(row["method"], row["shots"]): row for row in rows}
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [cells.get((method, count)) for count in shots]
+        values = [
+            f"{100 * c['accuracy']:.1f} ± {100 * c['accuracy_ci95']:.1f} / {100 * c['macro_f1']:.1f}" if c else ""
+            for c in own
+        ]
+        seconds = [c["fit_seconds"] for c in own if c]
+        if seconds:
+            ends = "-".join(dict.fromkeys(f"{value:.2g}" for value in (seconds[0], seconds[-1])))
+            lines.append([f"**{method}, the default**" if method in learners else method, *values, ends])
+    heads = [f"{count} shot{'s' * (count > 1)}" for count in shots]
+    return markdown_table(["method", *heads, "s per fit"], lines)
+
+
+def differences(records: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> list[str]:
+    """A line for each learner and other row: points of accuracy at each number of shots."""
+    accuracy: dict[tuple[str, int], dict[int, float]] = {}
+    for record in records:
+        accuracy.setdefault((record["method"], record["shots"]), {})[record["draw"]] = record["accuracy"]
+    lines = []
+    for learner in learners:
+        for other in dict.fromkeys(method for method, _ in accuracy if not is_own(method, learners)):
+            cells = []
+            for count in shots:
+                mine, theirs = accuracy.get((learner, count), {}), accuracy.get((other, count), {})
+                if both := sorted(mine.keys() & theirs.keys()):
+                    found = paired_comparison([mine[draw] for draw in both], [theirs[draw] for draw in both])
+                    cells.append(f"{100 * found.difference:+.1f} ± {100 * found.ci95:.1f} ({count})")
+            if cells:
+                lines.append(f"{learner} - {other}: {', '.join(cells)}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
