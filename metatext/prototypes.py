@@ -7,6 +7,8 @@ by prototypes made without it (leave-one-out).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize, one_hot
@@ -15,6 +17,16 @@ from metatext.heads import LinearLayer
 
 SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0])
 """Of the cosines in the logits."""
+_LOG_PRIOR = -((SCALES / 4).log() ** 2) / (2 * 0.5**2)
+"""Log-normal about 4: before they are seen, texts are taken to be told apart moderately well (docs/results.md)."""
+
+
+class Held(NamedTuple):
+    """How well prototypes explain texts that they are made without."""
+
+    likelihood: float  # mean of the log-likelihood, at the scale with the largest
+    scale: float  # that one
+    calibrated: float  # the scale that few texts and the prior leave: the largest likelihood is too sure of itself
 
 
 class Space:
@@ -56,13 +68,18 @@ class Space:
         cosines = torch.where(mine, own.unsqueeze(1), self.directions @ normalize(sums, dim=1).T)
         return cosines, others.norm(dim=1) < 1e-4
 
-    def leave_one_out(self, known: Tensor) -> tuple[float, float]:
-        """Mean log-likelihood of the texts under prototypes made without them, at the best scale, and that scale."""
+    def leave_one_out(self, known: Tensor) -> Held:
+        """The likelihood of the texts under prototypes made without them; the calibrated scale is the posterior's mean.
+
+        It is the mean of the scale's logarithm, with the texts' likelihood and a log-normal prior.
+        """
         cosines, alone = self.held_out(known)
         logs = log_softmax(cosines * SCALES.view(-1, 1, 1), 2)[:, torch.arange(len(self.labels)), self.labels]
         logs[:, alone] = -torch.tensor(float(self.ways)).log()
         best = int(logs.mean(1).argmax())  # of (scales, n)
-        return float(logs.mean(1)[best]), float(SCALES[best])
+        posterior = (logs.sum(1) + _LOG_PRIOR).softmax(0)
+        calibrated = (posterior * SCALES.log()).sum().exp()
+        return Held(float(logs.mean(1)[best]), float(SCALES[best]), float(calibrated))
 
     def soft_k_means(self, known: Tensor, unlabelled: Tensor, scale: float, rounds: int = 5) -> Tensor:
         """Sums of the directions of unlabelled texts by how probable each class is for them, (ways, hidden).
@@ -87,10 +104,10 @@ class Space:
 
     def chance(self, known: Tensor, permutations: int = 100) -> float:
         """The share of random permutations of what is known of the classes that explains the texts as well."""
-        generator, own = torch.Generator().manual_seed(0), self.leave_one_out(known)[0]
+        generator, own = torch.Generator().manual_seed(0), self.leave_one_out(known).likelihood
         orders = [torch.randperm(self.ways, generator=generator) for _ in range(permutations)]
         others = [order for order in orders if (order != torch.arange(self.ways)).any()]
-        return sum(self.leave_one_out(known[order])[0] >= own for order in others) / max(1, len(others))
+        return sum(self.leave_one_out(known[order]).likelihood >= own for order in others) / max(1, len(others))
 
     def layer(self, known: Tensor, scale: float) -> LinearLayer:
         """Cosine prototypes as a linear layer on features; the features' distance from the centre is taken as equal."""

@@ -2,8 +2,8 @@
 
 A class's prototype (`metatext.prototypes`) is the sum of its texts' directions, and of `weight` times the direction of
 what was known of the class before: its name and, where a source domain has a class of the same name, that class.
-Blend, weight and the logits' scale are those with the largest likelihood of each support text under prototypes made
-without it (leave-one-out). With one text a class, that likelihood says too little of the blend, and of what was known
+Blend and weight are those with the largest likelihood of each support text under prototypes made without it
+(leave-one-out). With one text a class, that likelihood says too little of the blend, and of what was known
 only whether it fits these classes better than a permutation of it would.
 """
 
@@ -36,7 +36,8 @@ class Start(NamedTuple):
     share: float  # of the meta-trained weights in the encoder
     weight: float  # of what was known of the classes before, in texts
     known: Tensor  # that, (classes, hidden)
-    scale: float  # of the cosines in the logits
+    scale: float  # of the cosines in the logits while the encoder is fine-tuned
+    calibrated: float  # their scale in the classifier
     layer: LinearLayer  # on the features of the blended encoder
 
 
@@ -83,10 +84,11 @@ def choose(
             weights = (_WEIGHT if space.chance(_WEIGHT * known) < _CHANCE else 0.0,)
         for weight in weights:
             before = weight * known
-            likelihood, scale = space.leave_one_out(before)
-            score = likelihood * len(labels) + (_TRUST if weight else 0.0)
+            held = space.leave_one_out(before)
+            score = held.likelihood * len(labels) + (_TRUST if weight else 0.0)
             if best is None or score > best[0]:
-                best = score, Start(blend, weight, before, scale, space.layer(before, scale))
+                layer = space.layer(before, held.calibrated)
+                best = score, Start(blend, weight, before, held.scale, held.calibrated, layer)
     assert best
     return best[1]
 

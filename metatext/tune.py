@@ -96,7 +96,7 @@ def _layer(learner: Learner, support: Examples, start: Start, unlabelled: Sequen
     """The prototypes of the support, and of unlabelled texts, as the learner's encoder sees them now."""
     features, labels, known = learner.encode(support.texts).float(), torch.tensor(support.labels), start.known
     if not unlabelled:
-        return Space(features, labels, len(known)).layer(known, start.scale)
+        return Space(features, labels, len(known)).layer(known, start.calibrated)
     more = learner.encode(unlabelled).float()
     space = Space(features, labels, len(known), more)
-    return space.layer(known + space.soft_k_means(known, more, start.scale), start.scale)
+    return space.layer(known + space.soft_k_means(known, more, start.scale), start.calibrated)

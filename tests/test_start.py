@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_rows
+from scipy.stats import lognorm
 
 from metatext import Domain, FewShotClassifier, Learner
 from metatext.adapt import adapt
@@ -100,7 +101,7 @@ def test_leaving_one_out_is_what_it_says() -> None:
     means = np.stack([features[labels == c].mean(0).numpy() for c in range(3)])
     z = features.numpy() - means.mean(0)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
-    best = -math.inf
+    totals = {}
     for scale in SCALES.tolist():
         total = 0.0
         for i in range(7):
@@ -108,14 +109,20 @@ def test_leaving_one_out_is_what_it_says() -> None:
             prototypes = np.stack([known[c].numpy() + sum(z[j] for j in rest if labels[j] == c) for c in range(3)])
             logits = scale * (prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)) @ z[i]
             total += logits[labels[i]] - np.log(np.exp(logits).sum())
-        best = max(best, total / 7)
-    assert space.leave_one_out(known)[0] == pytest.approx(best, abs=1e-5)
+        totals[scale] = total
+    held = space.leave_one_out(known)
+    assert held.likelihood == pytest.approx(max(totals.values()) / 7, abs=1e-5)
+    assert totals[held.scale] == max(totals.values())
+    odds = {scale: math.exp(total) * lognorm.pdf(scale, 0.5, scale=4) * scale for scale, total in totals.items()}
+    mean = sum(p * math.log(scale) for scale, p in odds.items()) / sum(odds.values())  # on a grid of logarithms
+    assert held.calibrated == pytest.approx(math.exp(mean), rel=1e-4)
 
 
 def test_a_class_with_one_text_and_no_name_is_chance() -> None:
     features = torch.eye(4)
-    likelihood, _ = Space(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
-    assert likelihood == pytest.approx(-math.log(4), abs=1e-6)
+    held = Space(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
+    assert held.likelihood == pytest.approx(-math.log(4), abs=1e-6)
+    assert 3.5 < held.calibrated < 4.5  # nothing is known of the scale but the prior
 
 
 def test_the_layer_gives_cosines_to_the_prototypes() -> None:
@@ -332,7 +339,7 @@ def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
     with blended(learner, start.share):
         features, far = learner.encode(TEXTS), learner.encode(others)
         space = Space(features, torch.tensor(SUPPORT.labels), 3, far)
-        layer = space.layer(start.known + space.soft_k_means(start.known, far, start.scale), start.scale)
+        layer = space.layer(start.known + space.soft_k_means(start.known, far, start.scale), start.calibrated)
     torch.testing.assert_close(more.probabilities(TEXTS), layer.logits(features).softmax(1), rtol=0.0, atol=1e-4)
     for wrong in ("one text", ["", "b"]):
         with pytest.raises(InputError, match="unlabelled must be a list of texts, none of them empty"):
