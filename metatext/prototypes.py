@@ -17,7 +17,7 @@ from metatext.heads import LinearLayer
 
 SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0])
 """Of the cosines in the logits."""
-_LOG_PRIOR = -((SCALES / 4).log() ** 2) / (2 * 0.5**2)
+_LOG_PRIOR = (-((SCALES / 4).log() ** 2) / (2 * 0.5**2)).log_softmax(0)
 """Log-normal about 4: before they are seen, texts are taken to be told apart moderately well (docs/results.md)."""
 
 
@@ -27,6 +27,7 @@ class Held(NamedTuple):
     likelihood: float  # mean of the log-likelihood, at the scale with the largest
     scale: float  # that one
     calibrated: float  # the scale that few texts and the prior leave: the largest likelihood is too sure of itself
+    evidence: float  # nats by which the texts are more probable than by chance, whatever the scale
 
 
 class Space:
@@ -71,15 +72,17 @@ class Space:
     def leave_one_out(self, known: Tensor) -> Held:
         """The likelihood of the texts under prototypes made without them; the calibrated scale is the posterior's mean.
 
-        It is the mean of the scale's logarithm, with the texts' likelihood and a log-normal prior.
+        It is the mean of the scale's logarithm, with the texts' likelihood and a log-normal prior; the evidence is the
+        logarithm of the Bayes factor against answers at random.
         """
         cosines, alone = self.held_out(known)
         logs = log_softmax(cosines * SCALES.view(-1, 1, 1), 2)[:, torch.arange(len(self.labels)), self.labels]
         logs[:, alone] = -torch.tensor(float(self.ways)).log()
         best = int(logs.mean(1).argmax())  # of (scales, n)
-        posterior = (logs.sum(1) + _LOG_PRIOR).softmax(0)
-        calibrated = (posterior * SCALES.log()).sum().exp()
-        return Held(float(logs.mean(1)[best]), float(SCALES[best]), float(calibrated))
+        joint = logs.sum(1) + _LOG_PRIOR
+        calibrated = (joint.softmax(0) * SCALES.log()).sum().exp()
+        evidence = joint.logsumexp(0) + len(self.labels) * torch.tensor(float(self.ways)).log()
+        return Held(float(logs.mean(1)[best]), float(SCALES[best]), float(calibrated), float(evidence))
 
     def soft_k_means(self, known: Tensor, unlabelled: Tensor, scale: float, rounds: int = 5) -> Tensor:
         """Sums of the directions of unlabelled texts by how probable each class is for them, (ways, hidden).
@@ -101,13 +104,6 @@ class Space:
             probabilities = (scale * directions @ normalize(labelled + sums, dim=1).T).softmax(1)
             sums = probabilities.T @ directions * weight
         return sums
-
-    def chance(self, known: Tensor, permutations: int = 100) -> float:
-        """The share of random permutations of what is known of the classes that explains the texts as well."""
-        generator, own = torch.Generator().manual_seed(0), self.leave_one_out(known).likelihood
-        orders = [torch.randperm(self.ways, generator=generator) for _ in range(permutations)]
-        others = [order for order in orders if (order != torch.arange(self.ways)).any()]
-        return sum(self.leave_one_out(known[order]).likelihood >= own for order in others) / max(1, len(others))
 
     def layer(self, known: Tensor, scale: float) -> LinearLayer:
         """Cosine prototypes as a linear layer on features; the features' distance from the centre is taken as equal."""
