@@ -7,6 +7,7 @@ by prototypes made without it (leave-one-out).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,6 @@ class Held(NamedTuple):
     likelihood: float  # mean of the log-likelihood, at the scale with the largest
     scale: float  # that one
     calibrated: float  # the scale that few texts and the prior leave: the largest likelihood is too sure of itself
-    evidence: float  # nats by which the texts are more probable than by chance, whatever the scale
 
 
 class Space:
@@ -72,17 +72,27 @@ class Space:
     def leave_one_out(self, known: Tensor) -> Held:
         """The likelihood of the texts under prototypes made without them; the calibrated scale is the posterior's mean.
 
-        It is the mean of the scale's logarithm, with the texts' likelihood and a log-normal prior; the evidence is the
-        logarithm of the Bayes factor against answers at random.
+        It is the mean of the scale's logarithm, with the texts' likelihood and a log-normal prior.
         """
         cosines, alone = self.held_out(known)
-        logs = log_softmax(cosines * SCALES.view(-1, 1, 1), 2)[:, torch.arange(len(self.labels)), self.labels]
-        logs[:, alone] = -torch.tensor(float(self.ways)).log()
+        logs = self._logs(cosines)
+        logs[:, alone] = -math.log(self.ways)
         best = int(logs.mean(1).argmax())  # of (scales, n)
-        joint = logs.sum(1) + _LOG_PRIOR
-        calibrated = (joint.softmax(0) * SCALES.log()).sum().exp()
-        evidence = joint.logsumexp(0) + len(self.labels) * torch.tensor(float(self.ways)).log()
-        return Held(float(logs.mean(1)[best]), float(SCALES[best]), float(calibrated), float(evidence))
+        posterior = (logs.sum(1) + _LOG_PRIOR).softmax(0)
+        calibrated = (posterior * SCALES.log()).sum().exp()
+        return Held(float(logs.mean(1)[best]), float(SCALES[best]), float(calibrated))
+
+    def evidence(self, known: Tensor) -> float:
+        """Nats by which the texts are more probable under what was known of the classes, alone, than by chance.
+
+        The logarithm of the Bayes factor, with the prior of the scale.
+        """
+        logs = self._logs(self.directions @ normalize(known, dim=1).T)
+        return float((logs.sum(1) + _LOG_PRIOR).logsumexp(0)) + len(self.labels) * math.log(self.ways)
+
+    def _logs(self, cosines: Tensor) -> Tensor:
+        """Log-likelihood of each text at each scale, (scales, n)."""
+        return log_softmax(cosines * SCALES.view(-1, 1, 1), 2)[:, torch.arange(len(self.labels)), self.labels]
 
     def soft_k_means(self, known: Tensor, unlabelled: Tensor, scale: float, rounds: int = 5) -> Tensor:
         """Sums of the directions of unlabelled texts by how probable each class is for them, (ways, hidden).

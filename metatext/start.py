@@ -4,7 +4,7 @@ A class's prototype (`metatext.prototypes`) is the sum of its texts' directions,
 what was known of the class before: its name and, where a source domain has a class of the same name, that class.
 Blend and weight are those with the largest likelihood of each support text under prototypes made without it
 (leave-one-out). With one text a class, that likelihood says too little of the blend, and of what was known
-only whether it tells the texts apart better than chance would.
+only whether the texts speak against it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from metatext.tasks import Examples
 _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
 _WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts
 _TRUST = 1.0  # nats in favour of what was known before
-_EVIDENCE = 1.0  # nats that it must be worth where no class has two texts
+_DOUBT = -0.5  # nats that it must be worth, alone, where no class has two texts: names are usually right
 
 
 class Start(NamedTuple):
@@ -81,7 +81,7 @@ def choose(
         elif several:
             weights = _WEIGHTS
         else:
-            weights = (_WEIGHT if space.leave_one_out(_WEIGHT * known).evidence > _EVIDENCE else 0.0,)
+            weights = (_WEIGHT if space.evidence(known) > _DOUBT else 0.0,)
         for weight in weights:
             before = weight * known
             held = space.leave_one_out(before)
