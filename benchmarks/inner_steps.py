@@ -2,9 +2,9 @@
 
     python benchmarks/inner_steps.py runs/first runs/full --source train.jsonl --target new.jsonl --ways 5
 
-judges every learner, and the encoder that they started from with the first one's settings, on the same draws of the
-target, after 0, 1, 3, 5 and 10 inner steps; --source calibrates the untrained one's scale, as at the start of
-meta-training. No start is chosen, no name read, nothing fine-tuned. Writes OUTPUT.json, and OUTPUT.svg with 95% bands.
+judges every learner, and their encoder with the first one's settings, on the same draws of the target, after 0, 1, 3, 5
+and 10 inner steps; the untrained one's scale is calibrated on episodes of --source. No start is chosen, no name read,
+nothing fine-tuned; passes are in bfloat16. Writes OUTPUT.json, and OUTPUT.svg with 95% bands.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from metatext import Domain, EpisodeSampler, Learner
 from metatext.draws import Draw, make_draws
+from metatext.errors import InputError
 from metatext.files import write_json
 from metatext.maml import adapted
 from metatext.markdown import markdown_table
@@ -54,14 +55,17 @@ def main() -> None:
     draws = make_draws(target, options.shots, options.draws, ways=options.ways, test_size=options.test_size)
     learners = {run: Learner.from_pretrained(run) for run in options.runs}
     first = next(iter(learners.values()))
+    if other := next((run for run, learner in learners.items() if learner.base_model != first.base_model), None):
+        raise InputError(f"{other} has another encoder than {options.runs[0]}: judge them apart")
     before = Learner.from_pretrained(first.base_model, **dataclasses.asdict(first.settings))
     sources = [Domain.from_file(path) for path in options.source]
     calibrate_scale(before, EpisodeSampler(sources, options.ways, max(options.shots)))
-    rows = judge({BEFORE: before} | learners, draws, options.steps)
-    for row in rows:
-        run = Path(row["learner"]) / "training.json"
-        row["meta_training"] = json.loads(run.read_text(encoding="utf-8")) if run.exists() else None
-    write_json(options.output.with_suffix(".json"), {"target": target.name, "draws": options.draws, "rows": rows})
+    named = {Path(run).name: learner for run, learner in learners.items()}
+    rows = judge({BEFORE: before} | named, draws, options.steps)
+    training = {run: json.loads((Path(run) / "training.json").read_text(encoding="utf-8")) for run in learners}
+    steps = {Path(run).name: {"meta_steps": t["step"], "seconds": t["seconds"]} for run, t in training.items()}
+    result = {"target": target.name, "draws": options.draws, "meta_training": steps, "rows": rows}
+    write_json(options.output.with_suffix(".json"), result)
     draw(options.output.with_suffix(".svg"), rows)
     print(table(rows))
 
@@ -114,7 +118,7 @@ def draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             own = [row for row in rows if (row["learner"], row["shots"]) == (name, count)]
             mean, half = ([100 * row[key] for row in own] for key in ("accuracy", "ci95"))
             steps = [row["steps"] for row in own]
-            (line,) = axes.plot(steps, mean, marker="o", markersize=3, label=Path(name).name)
+            (line,) = axes.plot(steps, mean, marker="o", markersize=3, label=name)
             low, high = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         axes.set(title=f"{count} labels a class", xlabel="inner steps", ylabel="accuracy, %")

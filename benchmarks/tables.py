@@ -19,7 +19,7 @@ from metatext.markdown import markdown_table
 from metatext.report import UNLABELLED, is_own
 from metatext.statistics import paired_comparison
 
-_SAME = ("target", "target_rows", "classes", "encoder")
+_SAME = ("target", "target_rows", "classes", "encoder", "official_supports")
 _SAME_SETTINGS = ("draws", "draw_seed", "test_size", "ways")
 
 
@@ -38,14 +38,20 @@ def merged(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, 
     """Rows and records of all files, baselines first, and the learners' names.
 
     Raises:
-        InputError: the files are not of the same draws.
+        InputError: the files are not of the same draws, or have learners of one name with other weights.
     """
     results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     for file, result in zip(files, results, strict=True):
         for part, names in ((lambda r: r, _SAME), (lambda r: r["settings"], _SAME_SETTINGS)):
-            if other := next((name for name in names if part(result)[name] != part(results[0])[name]), None):
+            if other := next(
+                (name for name in names if (part(result).get(name) or 0) != (part(results[0]).get(name) or 0)), None
+            ):
                 raise InputError(f"{file} has another {other} than {files[0]}: the draws are not the same")
+        for shots, digest in result.get("draws_sha256", {}).items():
+            if any(other.get("draws_sha256", {}).get(shots, digest) != digest for other in results):
+                raise InputError(f"{file} was judged on other texts at {shots} shots than another of the files")
     learners = list(dict.fromkeys(name for result in results for name in result["learners"]))
+    weights: dict[str, str | None] = {}
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     records: dict[tuple[str, int, int], dict[str, Any]] = {}
     for result in results:
@@ -53,6 +59,8 @@ def merged(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, 
             if row["method"] in learners or not is_own(row["method"], learners) or row["method"].endswith(UNLABELLED):
                 rows.setdefault((row["method"], row["shots"]), row)
         for record in result["records"]:
+            if weights.setdefault(record["method"], record["weights"]) != record["weights"]:
+                raise InputError(f"the files have several learners called {record['method']!r}")
             records.setdefault((record["method"], record["shots"], record["draw"]), record)
     ordered = sorted(rows.values(), key=lambda row: is_own(row["method"], learners))
     return ordered, list(records.values()), learners

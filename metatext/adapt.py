@@ -22,6 +22,7 @@ from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, quiet
 from metatext.maml import adapted
 from metatext.start import Start, called, check_names, choose
+from metatext.tables import checked_texts
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
 from metatext.tune import EPOCHS, FEWEST, tuned
@@ -159,9 +160,8 @@ def _check_start(
     epochs: int | None,
     unlabelled: Sequence[str],
 ) -> None:
-    if isinstance(unlabelled, str) or not all(isinstance(text, str) and text.strip() for text in unlabelled):
-        raise InputError("unlabelled must be a list of texts, none of them empty")
-    wishes = {"blend": blend, "class_names": class_names, "epochs": epochs, "unlabelled": unlabelled or None}
+    more = checked_texts(unlabelled, "unlabelled")
+    wishes = {"blend": blend, "class_names": class_names, "epochs": epochs, "unlabelled": more or None}
     if blend is not None and blend not in SHARES:
         raise InputError(f"blend must be one of {', '.join(map(str, SHARES))}, got {blend}")
     for name, value in wishes.items():

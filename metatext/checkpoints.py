@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
-from metatext.settings import LearnerSettings, TrainConfig
+from metatext.settings import EpisodeSettings, LearnerSettings, TrainConfig, defaults_of
 
 SAMPLER = ("ways", "shots", "queries", "seed", "shared_labels", "varied", "temperature", "hard")
 """What a run notes of its sampler."""
@@ -99,8 +99,7 @@ def load_checkpoint(
     """
     saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    defaults = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(LearnerSettings())
-    defaults |= {"classes": "", "varied": False, "temperature": None, "hard": 0.0, "target_texts": ""}
+    defaults = defaults_of(EpisodeSettings, TrainConfig, LearnerSettings) | {"classes": "", "target_texts": ""}
     before = defaults | before  # a checkpoint of an older version has fewer options
     for key in sorted(_FIXED_ON_RESUME):
         if before[key] != config[key]:

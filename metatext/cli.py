@@ -44,6 +44,8 @@ class Pretrain:
         from metatext.pretrain import pretrain
 
         check_free(self.output)
+        if self.table.by:
+            raise InputError("--by parts labelled files into domains, but these are texts without labels: leave it out")
         texts = [text for file in self.texts for text in self.table.read_texts(file)]
         loss = pretrain(self.encoder, texts, self.output, self.settings)
         print(
@@ -308,7 +310,8 @@ def run_command(parse: Any, words: list[str]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         what = "training goes on with --resume from its last checkpoint (see --save-every), if there is one"
-        print(f"metatext: interrupted; {what}; a search or an evaluation when it is repeated", file=sys.stderr)
+        again = "a search or an evaluation when it is repeated; a pre-training starts anew"
+        print(f"metatext: interrupted; {what}; {again}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -32,41 +32,58 @@ class Adversary(torch.nn.Module):
     def __init__(self, hidden: int, texts: Sequence[str], seed: int = 0) -> None:
         super().__init__()
         self.texts, self.seed = list(texts), seed
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.layers = torch.nn.Sequential(
                 torch.nn.Linear(hidden, _UNITS), torch.nn.ReLU(), torch.nn.Linear(_UNITS, 1)
             )
 
     def loss(self, source: Tensor, target: Tensor) -> Tensor:
-        """Mean binary cross entropy of vectors (n, hidden) of the sources and (m, hidden) of the target."""
-        logits = self.layers(torch.cat([source, target])).squeeze(1)
-        return binary_cross_entropy_with_logits(logits, (torch.arange(len(logits)) >= len(source)).to(logits))
+        """Mean cross entropy of vectors (n, hidden) of the sources, and that of (m, hidden) of the target, added."""
+        sides = ((source, torch.zeros(len(source))), (target, torch.ones(len(target))))
+        losses = [
+            binary_cross_entropy_with_logits(self.layers(vectors).squeeze(1), side.to(vectors))
+            for vectors, side in sides
+        ]
+        return losses[0] + losses[1]
 
+    @torch.enable_grad()
     def gradients(
         self, learner: Learner, texts: Sequence[str], number: int, strength: float, names: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """What moves the adversary towards the answer and the encoder away from it (Ganin 2016, equations 13 to 15).
+        """What moves the adversary towards the answer and the encoder away from it (Ganin 2016, equations 13 and 14).
+
+        The adversary's own step does not have the factor lambda, as in the paper's experiments (section 5.2.2).
 
         Args:
             learner: whose encoder gives the vectors.
-            texts: of the sources, from episode `number`; as many of the target's are drawn.
+            texts: of the sources, from episode `number`; as many of the target's are drawn, or all.
             number: of the episode, which with the seed says which texts of the target are drawn.
             strength: of the encoder's part, lambda.
             names: the parameters that move, by name; the adversary's have `PREFIX`.
         """
-        rng = np.random.default_rng([self.seed, number])
+        rng = np.random.default_rng([self.seed, number, 1])  # the episode's own is [seed, number]
         drawn = rng.choice(len(self.texts), min(len(texts), len(self.texts)), replace=False)
-        size = learner.settings.batch_size
-        source, target = learner.vectors(texts, size), learner.vectors([self.texts[row] for row in drawn], size)
-        own = next(self.parameters())
-        scaled = self.loss(source.to(own), target.to(own)) * learner.loss_scale
-        found = dict(zip(names, torch.autograd.grad(scaled, list(names.values()), allow_unused=True), strict=True))
-        return {
-            name: gradient * ((1.0 if name.startswith(PREFIX) else -strength) / learner.loss_scale)
-            for name, gradient in found.items()
-            if gradient is not None
-        }
+        both = [*texts, *(self.texts[row] for row in drawn)]
+        batches = learner.tokens.batches(both, learner.settings.batch_size, learner.device, learner.packs)
+        with torch.no_grad():  # one batch's graph in memory at a time, below
+            parts = [learner.features(batch) for batch in batches]
+        order = torch.cat([batch.rows for batch in batches])
+        vectors = torch.empty_like(torch.cat(parts)).index_copy(0, order, torch.cat(parts)).requires_grad_()
+        loss = self.loss(vectors[: len(texts)], vectors[len(texts) :])
+        own = {name: p for name, p in names.items() if name.startswith(PREFIX)}
+        towards, *found = torch.autograd.grad(loss * learner.loss_scale, [vectors, *own.values()])
+        result = {name: gradient / learner.loss_scale for name, gradient in zip(own, found, strict=True)}
+        others = {name: p for name, p in names.items() if name not in own}
+        for batch in batches:
+            moved = torch.autograd.grad(
+                learner.features(batch), list(others.values()), towards[batch.rows], allow_unused=True
+            )
+            for name, gradient in zip(others, moved, strict=True):
+                if gradient is not None:
+                    away = gradient * (-strength / learner.loss_scale)
+                    result[name] = result[name] + away if name in result else away
+        return result
 
 
 def strength(weight: float, step: int, steps: int) -> float:

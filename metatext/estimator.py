@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from metatext.adapt import Adapted, adapt
 from metatext.errors import InputError
 from metatext.learner import Learner, default_device
-from metatext.tables import is_missing
+from metatext.tables import checked_texts, is_missing
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -65,7 +65,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: lengths differ, a text is empty or no string, a label is missing, or there is only one class.
         """
-        texts = _checked(texts)
+        texts = checked_texts(texts)
         targets = np.asarray(labels)
         if len(texts) != len(targets):
             raise InputError(f"{len(texts)} texts but {len(targets)} labels: each text needs one label")
@@ -100,7 +100,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Class probabilities, float32 (n, classes), columns in the order of `classes_`."""
         check_is_fitted(self)
-        return self.adapted_.probabilities(_checked(texts)).numpy()[:, self._columns]
+        return self.adapted_.probabilities(checked_texts(texts)).numpy()[:, self._columns]
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """The most probable label of each text, (n,)."""
@@ -115,13 +115,3 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self.adapted_.save_pretrained(folder, overwrite)
-
-
-def _checked(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise InputError("texts must be a list of strings, got one string")
-    result = list(texts)
-    for row, text in enumerate(result, 1):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"text {row} of {len(result)} must be a non-empty string, got {text!r}")
-    return result

@@ -216,6 +216,10 @@ def evaluate(
         "sources": first.sources,
         "settings": dataclasses.asdict(settings),
         "official_supports": len(supports),
+        "draws_sha256": {
+            str(shots): _digest([dataclasses.asdict(draw) for draw in draws if draw.shots == shots])
+            for shots in sorted({draw.shots for draw in draws})
+        },
         "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
         "versions": {m.__name__: m.__version__ for m in (metatext, torch, transformers)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ import torch
 from metatext.classifier import check_supported
 from metatext.errors import InputError
 from metatext.files import new_folder
-from metatext.hub import resolve_folder
-from metatext.learner import quiet, saved_settings
+from metatext.hub import read_metadata, resolve_folder
+from metatext.learner import default_device, quiet
 from metatext.settings import PretrainSettings
 from metatext.tokens import load_tokenizer
 
@@ -32,25 +33,44 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
         The mean loss of the last epoch's steps, nats a masked token.
 
     Raises:
-        InputError: `encoder` is a saved learner, or cannot be trained so; there are no texts.
+        InputError: `encoder` is no encoder, or cannot be trained so; there are no texts; several processes.
         FileExistsError: `output` holds something.
+        FloatingPointError: the loss or a weight is not finite; nothing is written.
     """
-    from transformers import DataCollatorForLanguageModeling, PrinterCallback, Trainer, TrainingArguments
+    from accelerate import PartialState
+    from transformers import set_seed
 
     if not texts:
         raise InputError("there are no texts to pre-train on")
+    if PartialState().num_processes > 1:
+        raise InputError("pre-training runs in one process: start it without a launcher")
     folder = resolve_folder(encoder)
-    if saved_settings(encoder):
-        raise InputError(f"{encoder} is a saved learner: pre-train an encoder, then meta-train it")
+    if kind := read_metadata(folder).get("kind"):
+        raise InputError(f"{encoder} holds a {kind}: pre-train an encoder, then meta-train it")
     tokenizer = load_tokenizer(folder)
     if tokenizer.mask_token is None:
         raise InputError(f"the tokenizer of {encoder} has no mask token, which masked language modelling needs")
-    model = _masked_language_model(encoder, folder)
+    with torch.random.fork_rng():
+        set_seed(settings.seed)
+        model = _masked_language_model(encoder, folder)
+        with new_folder(output) as beside:
+            loss = _train(model, tokenizer, texts, settings)
+            model.base_model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+    return loss
+
+
+def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainSettings) -> float:
+    """Trains `model` in place; returns the loss of the last epoch."""
+    from datasets import Dataset
+    from transformers import DataCollatorForLanguageModeling, PrinterCallback, ProgressCallback, Trainer
+    from transformers import TrainingArguments as Arguments
+
     length = min(settings.max_length, tokenizer.model_max_length, model.config.max_position_embeddings)
     prefixed = [settings.text_prefix + text for text in texts]
-    rows = [{"input_ids": ids} for ids in tokenizer(prefixed, truncation=True, max_length=length)["input_ids"]]
-    with new_folder(output) as beside, tempfile.TemporaryDirectory() as nowhere:
-        arguments = TrainingArguments(
+    rows = Dataset.from_dict({"input_ids": tokenizer(prefixed, truncation=True, max_length=length)["input_ids"]})
+    with tempfile.TemporaryDirectory() as nowhere:
+        arguments = Arguments(
             output_dir=nowhere,
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch_size,
@@ -58,32 +78,26 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
             warmup_steps=0.1,  # a share
             weight_decay=0.01,
             bf16=settings.mixed_precision == "bf16",
+            use_cpu=default_device().type == "cpu",  # where bf16 is refused otherwise
             seed=settings.seed,
             save_strategy="no",
             logging_strategy="epoch",
+            logging_nan_inf_filter=False,
             report_to=[],
             dataloader_pin_memory=torch.cuda.is_available(),  # warns otherwise
             disable_tqdm=not settings.progress,
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-        trainer = Trainer(model, arguments, train_dataset=_Rows(rows), data_collator=collator)
+        trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collator)
         trainer.remove_callback(PrinterCallback)
+        if settings.progress:
+            trainer.remove_callback(ProgressCallback)
+            trainer.add_callback(type("Bar", (ProgressCallback,), {"on_log": lambda *_, **__: None}))  # prints nothing
         trainer.train()
-        loss = next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
-        model.base_model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-    return float(loss)
-
-
-class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index]
+    loss = float(next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry))
+    if not math.isfinite(loss) or not all(p.isfinite().all() for p in model.parameters()):
+        raise FloatingPointError(f"pre-training diverged (loss {loss:g}): lower --lr, or use --mixed-precision no")
+    return loss
 
 
 def _masked_language_model(encoder: str, folder: Path) -> Any:

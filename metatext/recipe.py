@@ -20,7 +20,15 @@ from metatext.cli import STYLE, run_command
 from metatext.errors import InputError
 from metatext.files import write_json
 from metatext.hub import METADATA
-from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig, names_by_label
+from metatext.settings import (
+    EpisodeSettings,
+    EvaluateSettings,
+    LearnerSettings,
+    Table,
+    TrainConfig,
+    defaults_of,
+    names_by_label,
+)
 from metatext.tables import choice
 
 if TYPE_CHECKING:
@@ -55,7 +63,7 @@ class Recipe:
     held_out: str | None = None
     """The domain, a value of column --by, that is the target of its file: left out of the sources."""
     unlabelled: str | None = None
-    """Unlabelled texts of the target, for --adversarial, named likewise; a file's rows for training may be its own."""
+    """Unlabelled texts of the target, for --adversarial: a path, or a name in the data folder (NAME.train)."""
     table: OmitArgPrefixes[Table] = field(default_factory=lambda: Table(clean=("weibo",)))
     """How to read the files; --clean is for the targets, --by for the sources."""
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
@@ -86,6 +94,8 @@ class Recipe:
         if self.held_out is not None and not self.table.by:
             raise InputError(f"held_out={self.held_out!r} is a value of a column: name the column, --by domain")
         sources = [domain for name in self.source for domain in self._source(name)]
+        if self.unlabelled and self.unlabelled.startswith("hub:"):
+            raise InputError(f"unlabelled={self.unlabelled!r} is to be a file: its texts are not read from the Hub")
         texts = self.table.read_texts(self._place(self.unlabelled, "train")) if self.unlabelled else []
         return Data(sources, {name: self._target(name) for name in self.target}, texts)
 
@@ -129,7 +139,8 @@ class Recipe:
             return False
         table = json.loads(place.read_text(encoding="utf-8"))
         now = dataclasses.asdict(self._settings()) | self._reading()
-        if other := _other(table["settings"] | table.get("recipe", {}), now):
+        before = defaults_of(Table, EvaluateSettings) | {"setfit_steps": None}  # which older tables did not bound
+        if other := _other(before | table["settings"] | table.get("recipe", {}), now):
             raise FileExistsError(f"{place} is a table of other options ({other}): move it away first")
         return True
 
@@ -157,7 +168,10 @@ class Recipe:
             asked.pop(how)
         note = folder / "recipe.json"
         if (folder / METADATA).exists() and not config.overwrite:
-            other = _other(json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}, asked)
+            before = defaults_of(EpisodeSettings, LearnerSettings, TrainConfig)  # for options that are newer
+            if note.exists():
+                before |= json.loads(note.read_text(encoding="utf-8"))
+            other = _other(before, asked)
             if not other:
                 return str(folder)
             raise FileExistsError(
@@ -264,17 +278,8 @@ def _same(place: str, other: str) -> bool:
 
 
 def _other(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Names of the options that are not what they were when `before` was written, as JSON.
-
-    One that was not there yet had the value that is its default now.
-    """
-    parts = (Table, EpisodeSettings, LearnerSettings, TrainConfig, EvaluateSettings)
-    before = {k: v for part in parts for k, v in _as_json(dataclasses.asdict(part())).items()} | before
-    return ", ".join(name for name, value in _as_json(now).items() if before.get(name) != value)
-
-
-def _as_json(values: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(values))
+    """Names of the options that are not what they were when `before` was written, as JSON."""
+    return ", ".join(name for name, value in json.loads(json.dumps(now)).items() if before.get(name) != value)
 
 
 def main(default: Recipe, description: str | None = None) -> None:

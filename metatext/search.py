@@ -25,7 +25,7 @@ from metatext.errors import InputError
 from metatext.files import write_json
 from metatext.learner import Learner, saved_settings
 from metatext.pipeline import make_samplers, train
-from metatext.settings import Job, SearchSettings
+from metatext.settings import EpisodeSettings, Job, LearnerSettings, SearchSettings, TrainConfig, defaults_of
 from metatext.space import Range, Space, combinations, configure, extremes, in_words, is_drawn, parse_space
 from metatext.trainer import check_method, describe
 from metatext.trials import draw_importances, finished, write_best, write_trials
@@ -198,6 +198,7 @@ def _asked(job: Job, settings: SearchSettings, space: Space, domains: Sequence[D
 
 
 def _check_same(place: str, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    before = {**defaults_of(EpisodeSettings, LearnerSettings, TrainConfig), **before}  # for options that are newer
     for name, value in asked.items():
         if before.get(name) != value:
             raise InputError(

@@ -1,7 +1,7 @@
 """SetFit (Tunstall 2022): an encoder tuned on pairs of texts, then logistic regression on its vectors.
 
-The defaults are those of the package setfit 1.2: 16 pairs a step, one pass over all pairs, the rarer kind repeated
-until there are as many of it (oversampling), AdamW at 2e-5 without weight decay. There is no dropout, as everywhere in
+The defaults here are those of the package setfit 1.2: 16 pairs a step, one pass over all pairs, the rarer kind repeated
+until there are as many of it (oversampling), AdamW at 2e-5 without weight decay. There is no dropout, as in all fits of
 metatext. The pairs grow with the square of the labels: 13 classes of 10 texts are 15,600 pairs, 975 steps. The steps
 can be bounded, as by the package's `max_steps`.
 """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,10 +50,14 @@ class Table:
         from metatext.cleaning import clean_texts
         from metatext.tables import checked_strings, column, read_lines, read_rows
 
-        if path.lower().endswith(".txt"):
-            texts = read_lines(path, self.encoding)
+        try:
+            rows = read_rows(path, self.encoding)
+        except InputError:
+            if not path.lower().endswith(".txt"):
+                raise
+            texts = read_lines(path, self.encoding)  # no JSON, which may be called so too
         else:
-            texts = checked_strings(column(read_rows(path, self.encoding), self.text, path), path, self.text)
+            texts = checked_strings(column(rows, self.text, path), path, self.text)
         return clean_texts(texts, self.clean or None)
 
     def read(self, path: str) -> Domain:
@@ -69,7 +76,7 @@ class Table:
 
 def _check_least(settings: Any, least: int, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) < least:
+        if not getattr(settings, name) >= least:  # nor is it NaN
             raise InputError(f"{name} must be at least {least}, got {getattr(settings, name)}")
 
 
@@ -208,7 +215,7 @@ class TrainConfig:
     outer_lr: float = 3e-5
     """Peak learning rate of the encoder (AdamW)."""
     head_lr: float = 1e-3
-    """Peak learning rate of a learned (linear) head."""
+    """Peak learning rate of a learned (linear) head, and of the adversary."""
     rate_lr: float = 1e-2
     """Peak learning rate of the logarithms of the inner learning rates and of the prototype head's scale."""
     weight_decay: float = 0.01
@@ -224,7 +231,8 @@ class TrainConfig:
     """Share of the outer steps, from the first, that are first-order whatever second_order_steps says (MAML++)."""
     adversarial: float = 0.0
     """Weight of domain-adversarial training: with unlabelled texts of the target, the encoder learns to give no sign of
-    whether a text is the target's or a source's (DANN, Ganin 2016)."""
+    whether a text is the target's or a source's (DANN, Ganin 2016). Validation then stops and chooses nothing: it is of
+    source classes, and the last weights are kept."""
     eval_every: int = 25
     """Outer steps between two validations."""
     eval_episodes: int = 24
@@ -257,6 +265,11 @@ class TrainConfig:
             raise InputError("--resume and --overwrite contradict each other: choose one")
 
 
+def defaults_of(*kinds: type) -> dict[str, Any]:
+    """The default of every option of these settings, by its name, as JSON has it: what a note that lacks it meant."""
+    return {k: v for kind in kinds for k, v in json.loads(json.dumps(dataclasses.asdict(kind()))).items()}
+
+
 @dataclass(frozen=True)
 class PretrainSettings:
     """How an encoder is pre-trained further."""
@@ -266,7 +279,7 @@ class PretrainSettings:
     lr: float = 5e-5
     """Peak learning rate (AdamW, 10% warm-up, linear decay)."""
     batch_size: int = 32
-    """Texts a step."""
+    """Texts a step, on each GPU."""
     max_length: int = 128
     """Longest text, in tokens; longer ones are cut."""
     text_prefix: str = ""
@@ -281,8 +294,11 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         _check_least(self, 1, "batch_size")
         _check_least(self, 8, "max_length")
-        _check_least(self, 0, "seed")
         _check_above_0(self, "epochs", "lr")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
+        if self.epochs == math.inf:
+            raise InputError("epochs must be a number of passes over the texts, got inf")
 
 
 @dataclass(frozen=True)

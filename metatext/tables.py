@@ -81,7 +81,11 @@ def read_lines(path: str | Path, encoding: str | None = None) -> list[str]:
         InputError: if it is a folder, empty, or in another encoding.
     """
     path = Path(path)
-    return [line for line in _decode(_bytes(path), path, encoding).splitlines() if line.strip()]
+    # not str.splitlines, which takes U+2028 and the like for ends of lines, and they stand within texts
+    lines = [line for line in re.split(r"\r\n|\n|\r", _decode(_bytes(path), path, encoding)) if line.strip()]
+    if not lines:
+        raise InputError(f"{path} is empty")
+    return lines
 
 
 def _bytes(path: Path) -> bytes:
@@ -316,6 +320,22 @@ def checked_strings(values: Iterable[Any], where: str, column: str) -> list[str]
             raise InputError(f"{where}, row {row}, column {column!r}: {fault}")
         strings.append(value)
     return strings
+
+
+def checked_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
+    """Texts that a caller gives, as a list, once each is known to be a string with something in it.
+
+    Raises:
+        InputError: naming the first that is not, or one string in place of a list.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"{name} must be a list of strings, got one string")
+    result = list(texts)
+    for row, text in enumerate(result, 1):
+        if not isinstance(text, str) or not text.strip():
+            of = "" if name == "texts" else f" of {name}"
+            raise InputError(f"text {row} of {len(result)}{of} must be a non-empty string, got {text!r}")
+    return result
 
 
 def _fault_of_string(value: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import count
 
 import numpy as np
 
@@ -175,13 +175,12 @@ def likeness(pool: Mapping[str, Sequence[str]]) -> np.ndarray:
     """Cosines of the classes' mean TF-IDF vectors of character 1- to 3-grams, (classes, classes), by name."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics.pairwise import cosine_similarity
+    from sklearn.preprocessing import OneHotEncoder
 
-    names = sorted(pool)
-    vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
-    found = vectors.fit_transform([text for name in names for text in pool[name]])
-    ends = np.cumsum([0, *(len(pool[name]) for name in names)])
-    means = [np.asarray(found[a:b].mean(0)).ravel() for a, b in pairwise(ends)]
-    return cosine_similarity(np.stack(means))
+    texts = [text for name in sorted(pool) for text in pool[name]]
+    labels = OneHotEncoder().fit_transform([[name] for name in sorted(pool) for _ in pool[name]])  # (texts, classes)
+    found = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True).fit_transform(texts)
+    return cosine_similarity(labels.T @ found)  # sums have the cosines of means
 
 
 def split_classes(

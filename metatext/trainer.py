@@ -9,7 +9,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -41,9 +41,10 @@ from metatext.files import check_free, write_json
 from metatext.heads import PrototypeHead
 from metatext.hub import METADATA
 from metatext.learner import Learner
-from metatext.maml import EpisodeResult, evaluate_episode, run_episode
+from metatext.maml import evaluate_episode, run_episode
 from metatext.settings import LearnerSettings, TrainConfig
-from metatext.tasks import EpisodeSampler
+from metatext.tables import checked_texts
+from metatext.tasks import Episode, EpisodeSampler
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class MetaTrainer:
         learner: trained in place.
         sampler: meta-training episodes; step s uses those numbered s * meta_batch_size and on.
         valid_sampler: episodes of classes or domains that are held out of the sources; the weights with the best
-            validation accuracy win, and training stops early without progress. None: the last weights win.
+            validation accuracy win, and training stops early without progress. None, or in adversarial training: the
+            last weights win.
         config: settings of the outer loop.
         on_validation: called after each validation, in every process, with its entry of the history: step, valid_loss,
             valid_accuracy. What it raises ends the training.
@@ -90,6 +92,7 @@ class MetaTrainer:
         self.on_validation = on_validation
         self.learner, self.sampler, self.valid_sampler = learner, sampler, valid_sampler
         self.config = config or TrainConfig()
+        target_texts = checked_texts(target_texts, "target_texts")
         if bool(self.config.adversarial) != bool(target_texts):
             raise InputError(
                 "adversarial training needs a weight above 0 and unlabelled texts of the target: "
@@ -121,7 +124,7 @@ class MetaTrainer:
         self.adversary = None
         if target_texts:
             hidden = learner.encoder.config.hidden_size
-            self.adversary = Adversary(hidden, target_texts, sampler.seed).to(self.accelerator.device)
+            self.adversary = Adversary(hidden, target_texts, sampler.seed).to(learner.log_inner_lr)
             self.parameters |= {PREFIX + name: p for name, p in self.adversary.named_parameters()}
         self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
@@ -155,7 +158,7 @@ class MetaTrainer:
         hidden = not config.progress or not self.accelerator.is_main_process
         bar = tqdm(total=config.meta_steps, initial=state.step, unit="step", disable=hidden, dynamic_ncols=True)
         while state.step < config.meta_steps:
-            if config.patience and state.validations_since_best >= config.patience:
+            if config.patience and self._selects and state.validations_since_best >= config.patience:
                 logger.info("no better validation for %d times: stopped at step %d", config.patience, state.step)
                 break
             figures = self._step()
@@ -174,7 +177,7 @@ class MetaTrainer:
             if self.on_validation and "valid_accuracy" in figures:
                 self.on_validation(self.history[-1])
         bar.close()
-        if self.valid_sampler:
+        if self._selects:
             self._set_weights(best)
         if self.accelerator.is_main_process and isinstance(self.learner.head, PrototypeHead):
             self.learner.source_classes = remember(self.learner, self.sampler.domains)
@@ -183,6 +186,11 @@ class MetaTrainer:
         self._finish(summary)
         self.accelerator.wait_for_everyone()
         return summary
+
+    @property
+    def _selects(self) -> bool:
+        """Whether validation chooses the weights: it is of source classes, and says nothing of what is adversarial."""
+        return self.valid_sampler is not None and self.adversary is None
 
     # ------------------------------------------------------------------ one outer step
     def _step(self) -> dict[str, float]:
@@ -199,17 +207,12 @@ class MetaTrainer:
         for number in range(rank, config.meta_batch_size, processes):
             episode = self.sampler[first + number]
             result = run_episode(self.learner, episode, *how)
-            if not _finite(result):
+            gradients = [*result.gradients.items(), *self._against(episode, first + number)]
+            if not _finite([result.loss, *(gradient for _, gradient in gradients)]):
                 buffer[size + 3 + number] = 1.0
                 continue
-            for name, gradient in result.gradients.items():
+            for name, gradient in gradients:
                 total[name].add_(gradient.flatten())
-            if self.adversary:
-                against = strength(config.adversarial, state.step, config.meta_steps)
-                texts = episode.query.texts
-                found = self.adversary.gradients(self.learner, texts, first + number, against, self.parameters)
-                for name, gradient in found.items():
-                    total[name].add_(gradient.flatten())
             buffer[size] += result.loss
             buffer[size + 1] += result.correct
             buffer[size + 2] += len(episode.query)
@@ -225,6 +228,13 @@ class MetaTrainer:
         if not good:
             return {"loss": math.nan, "accuracy": math.nan}
         return {"loss": round(loss / good, 4), "accuracy": round(correct / queries, 4)}
+
+    def _against(self, episode: Episode, number: int) -> Iterable[tuple[str, Tensor]]:
+        """The gradients of adversarial training, where there is any."""
+        if not self.adversary:
+            return ()
+        weight = strength(self.config.adversarial, self.state.step, self.config.meta_steps)
+        return self.adversary.gradients(self.learner, episode.query.texts, number, weight, self.parameters).items()
 
     def _update(self, flat: Tensor) -> None:
         parts = flat.split([p.numel() for p in self.parameters.values()])
@@ -456,6 +466,5 @@ def check_output(output: Path, config: TrainConfig) -> None:
         check_free(output, config.overwrite, "--resume to go on, or --overwrite to replace it")
 
 
-def _finite(result: EpisodeResult) -> bool:
-    norm = torch.stack(torch._foreach_norm(list(result.gradients.values()))).sum()
-    return bool(torch.isfinite(norm + result.loss))
+def _finite(tensors: list[Tensor]) -> bool:
+    return bool(torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors)]).sum()))

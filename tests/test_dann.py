@@ -17,21 +17,24 @@ from metatext import EpisodeSampler, Learner, MetaTrainer, TrainConfig
 from metatext.cli import main
 from metatext.dann import PREFIX, Adversary, strength
 from metatext.errors import InputError
+from metatext.settings import Table
 
 SOURCE = ["球队比赛进球", "股票基金上涨", "教练和球迷", "银行利率"]
 TARGET = ["旅游景点酒店", "海滩机票", "古镇导游行程", "景点门票"]
 
 
+@pytest.mark.parametrize(("batch_size", "loss_scale"), [(64, 1.0), (3, 8.0)])
 def test_gradient_is_that_of_finite_differences_and_turned_round_for_the_encoder(
-    make_learner: Callable[..., Learner],
+    make_learner: Callable[..., Learner], batch_size: int, loss_scale: float
 ) -> None:
-    learner = make_learner()
+    learner = make_learner(batch_size=batch_size)
+    learner.loss_scale = loss_scale
     adversary = Adversary(32, TARGET, seed=1).double()
-    names = dict(learner.named_parameters()) | {PREFIX + n: p for n, p in adversary.named_parameters()}
+    names = dict(learner.named_parameters()) | own_of(adversary)
     found = adversary.gradients(learner, SOURCE, 0, 0.25, names)
 
     def loss() -> float:
-        """Written out: the mean of -log p(right side)."""
+        """Written out: the mean of -log p(right side) over the texts of each side, added."""
         with torch.no_grad():
             hidden, out = adversary.layers[0], adversary.layers[2]
             total = 0.0
@@ -39,7 +42,7 @@ def test_gradient_is_that_of_finite_differences_and_turned_round_for_the_encoder
                 vector = learner.encode([text])[0]
                 value = out.weight[0] @ torch.relu(hidden.weight @ vector + hidden.bias) + out.bias[0]
                 total -= float(torch.nn.functional.logsigmoid(value if side else -value))
-            return total / (len(SOURCE) + len(TARGET))
+            return total / len(SOURCE)  # as many on both sides
 
     checked, h = 0, 1e-5
     for name, parameter in names.items():
@@ -57,6 +60,34 @@ def test_gradient_is_that_of_finite_differences_and_turned_round_for_the_encoder
         checked += 1
     assert checked >= 14 and any(name.startswith(PREFIX) for name in found)
     assert "head.log_scale" not in found
+
+
+def test_sides_count_alike_however_many_texts_they_have() -> None:
+    adversary = Adversary(8, TARGET)
+    with torch.no_grad():
+        for parameter in adversary.parameters():
+            parameter.zero_()  # cannot tell
+    loss = adversary.loss(torch.randn(15, 8), torch.randn(1, 8))
+    assert loss.item() == pytest.approx(2 * math.log(2))
+
+
+def test_an_episode_has_target_texts_of_its_own(
+    make_learner: Callable[..., Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, seen = make_learner(), list[tuple[str, ...]]()
+    adversary = Adversary(32, make_domain().texts, seed=1).double()
+    batches = learner.tokens.batches
+    monkeypatch.setattr(
+        learner.tokens, "batches", lambda texts, *how: (seen.append(tuple(texts)), batches(texts, *how))[1]
+    )
+    for number in (0, 1, 0):
+        adversary.gradients(learner, SOURCE, number, 0.1, dict(learner.named_parameters()) | own_of(adversary))
+    assert seen[0] == seen[2] != seen[1]
+    assert all(texts[:4] == tuple(SOURCE) and set(texts[4:]) < set(adversary.texts) for texts in seen)
+
+
+def own_of(adversary: Adversary) -> dict[str, torch.nn.Parameter]:
+    return {PREFIX + name: p for name, p in adversary.named_parameters()}
 
 
 def test_strength_rises_from_0_to_the_weight() -> None:
@@ -85,7 +116,47 @@ def test_the_encoder_comes_to_hide_the_target(tiny_bert: Path) -> None:
         with torch.no_grad():
             vectors = [trainer.learner.encode(texts) for texts in (new, [f"{text}qqq" for text in new])]
             losses.append(float(trainer.adversary.loss(*vectors)))
-    assert losses[0] < 0.45 and losses[1] > 0.6, losses  # log 2 = 0.69: it cannot tell
+    assert losses[0] < 0.9 and losses[1] > 1.2, losses  # 2 log 2 = 1.39: it cannot tell
+
+
+def test_the_encoder_starts_unmoved_and_the_adversary_has_the_rate_of_heads(tiny_bert: Path) -> None:
+    trainer = make_trainer(tiny_bert, 0.5)
+    assert trainer.adversary
+    for group in trainer.optimizer.param_groups:
+        adversarial = {id(p) for p in trainer.adversary.parameters()} & {id(p) for p in group["params"]}
+        assert not adversarial or group["initial_lr"] == trainer.config.head_lr
+    sizes = []
+    for step in (0, 50):
+        trainer.state.step = step
+        found = dict(trainer._against(trainer.sampler[0], 0))
+        sizes.append([sum(float(g.abs().sum()) for n, g in found.items() if n.startswith(p)) for p in ("enc", PREFIX)])
+    assert sizes[0][0] == 0 < sizes[1][0] and sizes[0][1] > 0
+
+
+def test_a_gradient_that_is_not_finite_costs_its_episode_alone(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, gradients = make_trainer(tiny_bert, 0.5, meta_steps=3), Adversary.gradients
+
+    def overflows(self: Adversary, learner: Learner, texts: Any, number: int, *how: Any) -> dict[str, torch.Tensor]:
+        return {
+            n: g * (torch.inf if number == 2 else 1) for n, g in gradients(self, learner, texts, number, *how).items()
+        }
+
+    monkeypatch.setattr(Adversary, "gradients", overflows)
+    assert trainer.train()["skipped"] == 1
+    assert all(p.isfinite().all() for p in trainer.parameters.values())
+
+
+def test_validation_on_source_classes_neither_stops_nor_chooses(tiny_bert: Path) -> None:
+    trainer = make_trainer(tiny_bert, 0.5, meta_steps=8, patience=1, eval_every=1, eval_episodes=1)
+    trainer.valid_sampler = EpisodeSampler([make_domain(3)], ways=3, shots=1, queries=2)
+    weights = []
+    step = trainer._step
+    trainer._step = lambda: (step(), weights.append([p.detach().clone() for p in trainer.parameters.values()]))[0]  # type: ignore[method-assign]
+    summary = trainer.train()
+    assert summary["step"] == 8 and len(summary["validation"]) == 8
+    assert all(torch.equal(a, b) for a, b in zip(weights[-1], trainer.parameters.values(), strict=True))
 
 
 def test_a_run_resumes_to_the_same_bits_and_not_with_other_texts(
@@ -126,6 +197,14 @@ def test_weight_and_texts_go_together(tiny_bert: Path, tmp_path: Path, capsys: p
     posts.write_text("\n".join(TARGET) + "\n\n", encoding="utf-8")
     train = ["train", "--source", str(source), "--encoder", str(tiny_bert), "--output", str(tmp_path / "run")]
     train += ["--ways", "3", "--shots", "1", "--queries", "2", "--inner-steps", "1", "--meta-steps", "2"]
+    assert Table().read_texts(str(posts)) == TARGET
+    table = tmp_path / "table.txt"
+    table.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    assert Table().read_texts(str(table)) == make_domain().texts
+    with pytest.raises(InputError, match="target_texts must be a list of strings"):
+        MetaTrainer(Learner.from_pretrained(tiny_bert), EpisodeSampler([make_domain()]), target_texts=str(posts))
+    with pytest.raises(InputError, match="adversarial must be at least 0, got nan"):
+        TrainConfig(adversarial=math.nan)
     for words in (["--adversarial", "0.1"], ["--unlabelled", str(posts)]):
         with pytest.raises(SystemExit):
             main([*train, *words])

@@ -71,8 +71,57 @@ def test_command_takes_lines_and_tables_and_refuses_learners(
     assert "more: pre-trained on 50 texts, loss " in capsys.readouterr().out
     assert Learner.from_pretrained(output).encode(TEXTS[:1]).isfinite().all()
     make_learner().save_pretrained(tmp_path / "learner")
-    with pytest.raises(InputError, match="learner is a saved learner: pre-train an encoder, then meta-train it"):
+    with pytest.raises(InputError, match="learner holds a learner: pre-train an encoder, then meta-train it"):
         pretrain(str(tmp_path / "learner"), TEXTS, tmp_path / "other", SETTINGS)
     with pytest.raises(InputError, match="there are no texts"):
         pretrain(str(tiny_bert), [], tmp_path / "other", SETTINGS)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_seed_is_a_result_and_the_callers_generators_go_on(tiny_bert: Path, tmp_path: Path) -> None:
+    losses = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)
+        once = PretrainSettings(epochs=1, lr=1e-9, seed=seed, progress=False)
+        losses.append(pretrain(str(tiny_bert), TEXTS, tmp_path / str(number), once))
+        after = torch.rand(1)
+        torch.manual_seed(number)
+        assert torch.equal(after, torch.rand(1))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_texts_are_prefixed_and_cut(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("transformers.Trainer.train", lambda self: seen.extend(self.train_dataset["input_ids"]))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    settings = PretrainSettings(text_prefix="query: ", max_length=12, progress=False)
+    with pytest.raises(StopIteration):  # there is no loss
+        pretrain(str(tiny_bert), TEXTS[:3], tmp_path / "more", settings)
+    assert seen == [tokenizer(f"query: {text}", truncation=True, max_length=12)["input_ids"] for text in TEXTS[:3]]
+    assert {len(ids) for ids in seen} == {12}
+
+
+def test_what_diverges_is_not_written(tiny_bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="pre-training diverged"):
+        pretrain(str(tiny_bert), TEXTS, tmp_path / "more", PretrainSettings(epochs=2, lr=1e30, progress=False))
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_and_the_bar_of_a_cpu(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(str(tiny_bert), TEXTS[:40], tmp_path / "more", PretrainSettings(mixed_precision="bf16"))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": math.inf}, "epochs must be a number of passes over the texts, got inf"),
+        ({"epochs": 0.0}, "epochs must be above 0"),
+        ({"seed": 2**32}, "seed must be from 0 to"),
+    ],
+)
+def test_impossible_settings_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PretrainSettings(**options)  # type: ignore[arg-type]

@@ -107,6 +107,47 @@ def test_classes_of_the_target_are_taken_out_of_a_source_of_the_same_name(tmp_pa
     assert whole._source("bank")[0].classes == whole._target("bank").domain.classes == ["a", "b", "c", "d"]
 
 
+def test_unlabelled_texts_are_read_noted_and_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_domain(tmp_path / "news.jsonl", "abcd")
+    write_domain(tmp_path / "posts.train.jsonl", "xy")
+    write_domain(tmp_path / "posts.test.jsonl", "xy")
+    (tmp_path / "more.txt").write_text("one\u2028line\r\n\ntwo\n", encoding="utf-8")
+    recipe = Recipe(("news",), ("posts",), "encoder", str(tmp_path), orders=("first-order",))
+    recipe = dataclasses.replace(recipe, config=TrainConfig(output=str(tmp_path / "runs")), table=Table())
+    assert recipe.read().unlabelled == []
+    given = dataclasses.replace(recipe, unlabelled="posts")
+    assert given.read().unlabelled == [row["text"] for row in rows_of("xy")]
+    lines = dataclasses.replace(recipe, unlabelled=str(tmp_path / "more.txt"))
+    assert lines.read().unlabelled == ["one\u2028line", "two"]
+    with pytest.raises(InputError, match="unlabelled='hub:a/b' is to be a file"):
+        dataclasses.replace(recipe, unlabelled="hub:a/b").read()
+
+    handed = []
+    monkeypatch.setattr("metatext.pipeline.train", lambda *_, target_texts: handed.append(target_texts))
+    recipe.train(recipe.read())
+    folder = tmp_path / "runs" / "first-order"
+    (folder / "metatext.json").write_text("{}")
+    note = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    for name in ("hard", "adversarial"):  # as older versions wrote it
+        del note[name]
+    (folder / "recipe.json").write_text(json.dumps(note))
+    recipe.train(recipe.read())  # is there already
+    with pytest.raises(FileExistsError, match=r"learner of other options \(unlabelled\)"):
+        lines.train(lines.read())
+    harder = dataclasses.replace(recipe, episodes=dataclasses.replace(recipe.episodes, hard=0.5))
+    with pytest.raises(FileExistsError, match=r"learner of other options \(hard\)"):
+        harder.train(harder.read())
+    assert handed == [[]]
+
+
+def rows_of(labels: str) -> list[dict[str, str]]:
+    return [{"text": f"{label} {i}", "label": label} for label in labels for i in range(3)]
+
+
+def write_domain(path: Path, labels: str) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(labels)), encoding="utf-8")
+
+
 def test_sources_on_the_hub_are_named_with_a_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("metatext.domains.Domain.from_hub", lambda *a, **k: seen.append((a, k)))

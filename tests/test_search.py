@@ -314,6 +314,7 @@ def untrained(fake: Callable[..., Any]) -> Iterator[None]:
         ({"resume": True}, "--resume is not for a search: repeat the command to go on"),
         ({"overwrite": True}, "--overwrite is not for a search"),
         ({"tracker": "tensorboard"}, "--tracker is not for a search"),
+        ({"adversarial": 0.1}, "judged on source classes, which adversarial training is not for"),
         ({"encoder": "nowhere/at-all"}, "nowhere/at-all"),
         ({"first_order_fraction": 0.5}, "--space allows outer_lr 3e-06, .* but first_order_fraction needs"),
         (

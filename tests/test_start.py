@@ -160,6 +160,13 @@ def test_the_better_encoder_is_chosen(learner: Learner, tiny_bert: Path) -> None
     assert start and start.share > 0.5
 
 
+def test_the_classifiers_scale_is_the_calibrated_one(learner: Learner) -> None:
+    start = choose(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
+    assert start and start.calibrated != start.scale
+    radius = Space(learner.encode(TEXTS), torch.tensor(SUPPORT.labels), 3).radius
+    torch.testing.assert_close(start.layer.weight.norm(dim=1) * radius, torch.full((3,), start.calibrated))
+
+
 def test_with_one_text_a_class_the_blend_is_halfway(learner: Learner) -> None:
     start = choose(learner, Examples(TEXTS[:3], [0, 1, 2]), CLASSES, NAMELESS)
     assert start and (start.share, start.weight) == (0.5, 0.0)
@@ -355,5 +362,7 @@ def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
         layer = space.layer(start.known + space.soft_k_means(start.known, far, start.scale), start.calibrated)
     torch.testing.assert_close(more.probabilities(TEXTS), layer.logits(features).softmax(1), rtol=0.0, atol=1e-4)
     for wrong in ("one text", ["", "b"]):
-        with pytest.raises(InputError, match="unlabelled must be a list of texts, none of them empty"):
+        with pytest.raises(
+            InputError, match=r"of unlabelled must be a non-empty string|unlabelled must be a list of strings"
+        ):
             adapt(learner, TEXTS, CLASSES * 2, unlabelled=wrong)

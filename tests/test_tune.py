@@ -121,6 +121,18 @@ def test_the_learner_is_as_it_was_also_after_an_exception(learner: Learner) -> N
         assert torch.equal(p, before[name]) and p.grad is None
 
 
+def test_the_calibrated_scale_is_the_classifiers_and_the_likeliest_the_losss(learner: Learner) -> None:
+    support, classes = support_of(3)
+    start = start_of(learner, support, classes)._replace(scale=8.0, calibrated=3.0)
+    moved = []
+    for other in (start, start._replace(calibrated=5.0), start._replace(scale=2.0)):
+        with tuned(learner, support, other, 1) as layer:
+            radius = Space(learner.encode(support.texts), torch.tensor(support.labels), len(classes)).radius
+            torch.testing.assert_close(layer.weight.norm(dim=1) * radius, torch.full((6,), other.calibrated))
+            moved.append(torch.cat([p.detach().flatten() for p in learner.encoder.parameters()]))
+    assert torch.equal(moved[0], moved[1]) and not torch.equal(moved[0], moved[2])
+
+
 def test_no_epochs_leave_the_start(learner: Learner) -> None:
     support, classes = support_of(3)
     start = start_of(learner, support, classes)

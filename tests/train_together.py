@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from metatext import Episode, EpisodeSampler, Learner, MetaTrainer, TrainConfig, trainer
 from metatext.maml import EpisodeResult, run_episode
 
-CASES = ["2 episodes", "3 episodes", "3 episodes, one bad"]
+CASES = ["2 episodes", "3 episodes", "3 episodes, one bad", "3 episodes, adversarial"]
 
 
 def train(encoder: str | Path, case: str) -> tuple[MetaTrainer, dict[str, Tensor]]:
@@ -29,8 +30,10 @@ def train(encoder: str | Path, case: str) -> tuple[MetaTrainer, dict[str, Tensor
     trainer.run_episode = run  # type: ignore[attr-defined]
     # Float64: in float32 the noise on a gradient that is 0 in theory, a key's bias, would move AdamW by more than 1e-5.
     learner = Learner.from_pretrained(encoder, inner_steps=2, inner_lr=0.05, second_order_steps=2).double()
+    texts = make_domain(2).texts if case.endswith("adversarial") else []
     config = TrainConfig(meta_steps=3, meta_batch_size=int(case[0]), outer_lr=1e-2, progress=False)
-    job = MetaTrainer(learner, sampler, config=config)
+    config = dataclasses.replace(config, adversarial=0.5 if texts else 0.0)
+    job = MetaTrainer(learner, sampler, config=config, target_texts=texts)
     result: dict[str, Tensor] = {}
     update = job._update
 
