@@ -27,7 +27,7 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
 
     15% of the tokens are masked (Devlin 2019, section 3.1). What is written is the encoder alone, for meta-training to
     start from. An encoder that was saved without its head for masked words, such as a sentence encoder, gets a new one,
-    which has to be learned first.
+    which has to be learned first: with 3,000 texts it lost by it (docs/results.md).
 
     Returns:
         The mean loss of the last epoch's steps, nats a masked token.
@@ -119,5 +119,9 @@ def _masked_language_model(encoder: str, folder: Path) -> Any:
     if missing := sorted(key for key in loaded["missing_keys"] if key.startswith(prefix)):
         raise InputError(f"{encoder} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
     if loaded["missing_keys"]:
-        logger.warning("%s has no head for masked words: a new one is learned", encoder)
+        logger.warning(
+            "%s has no head for masked words: a new one is learned, which takes many texts, and meanwhile a sentence "
+            "encoder loses what it knows (docs/results.md)",
+            encoder,
+        )
     return model
