@@ -43,7 +43,7 @@ class Pretrain:
         """Reads everything before anything is written."""
         from metatext.pretrain import pretrain
 
-        check_free(self.output)
+        check_free(self.output, options="")
         if self.table.by:
             raise InputError("--by parts labelled files into domains, but these are texts without labels: leave it out")
         texts = [text for file in self.texts for text in self.table.read_texts(file)]
@@ -51,6 +51,8 @@ class Pretrain:
         print(
             f"{self.output}: pre-trained on {len(texts)} texts, loss {loss:.2f} nats a masked token in the last epoch"
         )
+        if prefix := self.settings.text_prefix:
+            print(f"its tokenizer puts no prefix: train it with --text-prefix {prefix!r} too")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Train(Job):
             Path(self.config.output) / "sources.json",
             [{"path": absolute(path)} | dataclasses.asdict(self.table) for path in self.source],
         )
-        found = f", best validation accuracy {summary['best_accuracy']:.3f}" if summary["validation"] else ""
+        chosen = summary["validation"] and not self.config.adversarial
+        found = f", best validation accuracy {summary['best_accuracy']:.3f}" if chosen else ""
         print(f"{self.config.output}: {summary['step']} meta-steps in {summary['seconds']:.0f} s{found}")
 
 
@@ -163,6 +166,8 @@ class Adapt:
                 "what was known of the classes before (their names, source classes) counts as "
                 f"{start['names_weight']:g} texts each"
             )
+            if not start["names_weight"]:
+                print("if the labels are codes, say what they mean: --class-names label=name ...")
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,14 @@ def check_free(
     """Refuses a folder that holds something, unless `overwrite` is set and metatext wrote it.
 
     Raises:
-        FileExistsError: naming the path and the `options` that allow to go on.
+        FileExistsError: naming the path and the `options`, if any, that allow to go on.
     """
     path = Path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
-        raise FileExistsError(f"{path} already exists and is kept: choose another output, or pass {options}")
+        ways_out = f", or pass {options}" if options else ""
+        raise FileExistsError(f"{path} already exists and is kept: choose another output{ways_out}")
     marks = ("metatext.json", "checkpoints/step-*/state.json", "weights.safetensors")  # the last of a checkpoint
     if not path.is_dir() or not any(any(path.glob(mark)) for mark in marks):
         raise FileExistsError(f"{path} holds what metatext did not write, so it is not replaced: choose another output")

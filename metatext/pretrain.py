@@ -13,7 +13,7 @@ import torch
 
 from metatext.classifier import check_supported
 from metatext.errors import InputError
-from metatext.files import new_folder
+from metatext.files import check_free, new_folder
 from metatext.hub import read_metadata, resolve_folder
 from metatext.learner import default_device, quiet
 from metatext.settings import PretrainSettings
@@ -40,6 +40,7 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
     from accelerate import PartialState
     from transformers import set_seed
 
+    check_free(output, options="")
     if not texts:
         raise InputError("there are no texts to pre-train on")
     if PartialState().num_processes > 1:
@@ -67,6 +68,9 @@ def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainS
     from transformers import TrainingArguments as Arguments
 
     length = min(settings.max_length, tokenizer.model_max_length, model.config.max_position_embeddings)
+    if length < settings.max_length:
+        logger.info("texts are cut at %d tokens, which is what the encoder takes", length)
+    logger.info("a guess among its %d tokens has a loss of %.2f", len(tokenizer), math.log(len(tokenizer)))
     prefixed = [settings.text_prefix + text for text in texts]
     rows = Dataset.from_dict({"input_ids": tokenizer(prefixed, truncation=True, max_length=length)["input_ids"]})
     with tempfile.TemporaryDirectory() as nowhere:

@@ -94,10 +94,8 @@ class MetaTrainer:
         self.config = config or TrainConfig()
         target_texts = checked_texts(target_texts, "target_texts")
         if bool(self.config.adversarial) != bool(target_texts):
-            raise InputError(
-                "adversarial training needs a weight above 0 and unlabelled texts of the target: "
-                "--adversarial 0.1 --unlabelled posts.csv"
-            )
+            missing = "a weight, --adversarial 0.3" if target_texts else "texts of the target, --unlabelled posts.csv"
+            raise InputError(f"adversarial training lacks {missing}")
         self.output = Path(self.config.output) if self.config.output else None
         if self.output:
             check_output(self.output, self.config)
@@ -125,6 +123,7 @@ class MetaTrainer:
         if target_texts:
             hidden = learner.encoder.config.hidden_size
             self.adversary = Adversary(hidden, target_texts, sampler.seed).to(learner.log_inner_lr)
+            logger.info("the encoder learns to hide %d unlabelled texts of the target", len(target_texts))
             self.parameters |= {PREFIX + name: p for name, p in self.adversary.named_parameters()}
         self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)

@@ -13,6 +13,7 @@ where DATA holds, as JSON lines with text and label,
     zh/weibo_emotion_usual       Weibo posts, 6 emotions (SMP2020-EWECT)
     zh/weibo_covid7              Weibo posts, 7 emotions (COVID-19-sentiment-analysis-dataset-Weibo)
     zh/weibo_senti               Weibo posts by emoticon, positive or negative (weibo_senti_100k)
+
 Adapt it to texts of your own: metatext adapt runs/general_chinese/first-order my.csv --output my-model
 """
 

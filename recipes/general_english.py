@@ -11,6 +11,7 @@ where DATA holds, as JSON lines with text and label,
     en/vader_snippets                         sentences of reviews, news and tweets by polarity (cjhutto/vaderSentiment)
     en/tweets_topic5.train, .test             tweets by the subject of five stance sets (cardiffnlp/tweet_eval)
     en/tweets_emotion.train, .test            tweets, 4 emotions (the same, configuration emotion)
+
 Adapt it to texts of your own: metatext adapt runs/general_english/first-order my.csv --output my-model
 """
 

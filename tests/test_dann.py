@@ -208,6 +208,7 @@ def test_weight_and_texts_go_together(tiny_bert: Path, tmp_path: Path, capsys: p
     for words in (["--adversarial", "0.1"], ["--unlabelled", str(posts)]):
         with pytest.raises(SystemExit):
             main([*train, *words])
-        assert "--adversarial 0.1 --unlabelled posts.csv" in capsys.readouterr().err
+        lacks = "texts of the target, --unlabelled" if "--adversarial" in words else "a weight, --adversarial 0.3"
+        assert f"adversarial training lacks {lacks}" in capsys.readouterr().err
     main([*train, "--adversarial", "0.1", "--unlabelled", str(posts), "--no-progress"])
     assert "2 meta-steps" in capsys.readouterr().out
