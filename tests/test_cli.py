@@ -133,7 +133,10 @@ def test_train_adapt_predict_in_processes_of_their_own(folder: Path, tiny_bert: 
     assert done.stdout.startswith(f"{tmp_path / 'run'}: 2 meta-steps in ") and done.stdout.count("\n") == 1
     assert "Warning" not in done.stderr and "Loading" not in done.stderr and "Traceback" not in done.stderr
     done = command("adapt", tmp_path / "run", folder / "target.jsonl", *COLUMNS, "--output", tmp_path / "model")
-    first, second = done.stdout.splitlines()
+    first, second, *hint = done.stdout.splitlines()
+    assert hint == ["if the labels are codes, say what they mean: --class-names label=name ..."] * (
+        " 0 texts" in second
+    )
     assert first == f"{tmp_path / 'model'}: a classifier of 6 classes, adapted to 30 texts"
     assert second.startswith("its encoder was fine-tuned in 4 passes over your texts, from ") and "count" in second
     posts = write_jsonl(
