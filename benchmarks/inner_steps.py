@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.metrics import accuracy_score
 from tqdm.auto import tqdm
 
 from metatext import Domain, EpisodeSampler, Learner
 from metatext.draws import Draw, make_draws
 from metatext.errors import InputError
+from metatext.evaluate import Adaptation
 from metatext.files import write_json
-from metatext.maml import adapted
 from metatext.markdown import markdown_table
-from metatext.plot import pyplot, save_figure
+from metatext.plot import draw_band, pyplot, save_figure
 from metatext.statistics import confidence_interval
-from metatext.tasks import Examples
 from metatext.trainer import calibrate_scale
 
 BEFORE = "before meta-training"
@@ -92,11 +92,8 @@ def judge(learners: Mapping[str, Learner], draws: Sequence[Draw], steps: Sequenc
 def accuracy(learner: Learner, one: Draw, steps: int) -> float:
     """Of the inner loop's classifier on the test texts of a draw."""
     (texts, labels), (queries, truth) = (zip(*pairs, strict=True) for pairs in (one.support, one.test))
-    classes = sorted(set(labels))
-    support = Examples(list(texts), [classes.index(label) for label in labels])
-    with adapted(learner, support, classes, steps) as layer:
-        answers = layer.logits(learner.encode(queries)).argmax(1).tolist()
-    return sum(classes[i] == label for i, label in zip(answers, truth, strict=True)) / len(truth)
+    answer = Adaptation(learner)(steps=steps, alone=True)(texts, labels, queries)
+    return float(accuracy_score(truth, answer.labels))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -116,11 +113,8 @@ def draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     for axes, count in zip(panels[0], shots, strict=True):
         for name in dict.fromkeys(row["learner"] for row in rows):
             own = [row for row in rows if (row["learner"], row["shots"]) == (name, count)]
-            mean, half = ([100 * row[key] for row in own] for key in ("accuracy", "ci95"))
-            steps = [row["steps"] for row in own]
-            (line,) = axes.plot(steps, mean, marker="o", markersize=3, label=name)
-            low, high = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))
-            axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+            mean, half = ([row[key] for row in own] for key in ("accuracy", "ci95"))
+            draw_band(axes, [row["steps"] for row in own], mean, half, name)
         axes.set(title=f"{count} labels a class", xlabel="inner steps", ylabel="accuracy, %")
     panels[0][0].legend(fontsize="small")
     save_figure(path, sheet)

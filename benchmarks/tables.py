@@ -16,7 +16,7 @@ from typing import Any
 
 from metatext.errors import InputError
 from metatext.markdown import markdown_table
-from metatext.report import UNLABELLED, is_own
+from metatext.report import UNLABELLED, in_shots, is_own
 from metatext.statistics import paired_comparison
 
 _SAME = ("target", "target_rows", "classes", "encoder", "official_supports")
@@ -80,8 +80,7 @@ def table(rows: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequen
         if seconds:
             ends = "-".join(dict.fromkeys(f"{value:.2g}" for value in (seconds[0], seconds[-1])))
             lines.append([f"**{method}, the default**" if method in learners else method, *values, ends])
-    heads = [f"{count} shot{'s' * (count > 1)}" for count in shots]
-    return markdown_table(["method", *heads, "s per fit"], lines)
+    return markdown_table(["method", *map(in_shots, shots), "s per fit"], lines)
 
 
 def differences(records: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> list[str]:

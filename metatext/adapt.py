@@ -19,7 +19,7 @@ from metatext.errors import InputError
 from metatext.files import new_folder, write_json
 from metatext.heads import LinearHead, LinearLayer
 from metatext.hub import METADATA, read_metadata, resolve_folder
-from metatext.learner import Learner, default_device, quiet
+from metatext.learner import Learner, default_device, loading
 from metatext.maml import adapted
 from metatext.start import Start, called, check_names, choose
 from metatext.tables import checked_texts
@@ -197,7 +197,6 @@ def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]
     Raises:
         InputError: the folder is a learner, or holds no sequence classifier.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
     path = resolve_folder(str(folder))
@@ -206,14 +205,10 @@ def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]
         raise InputError(f"{folder} is a learner, which predicts nothing yet: run `metatext adapt {folder} ...` first")
     if not (path / "config.json").exists():
         raise InputError(f"{folder} holds no model: there is no config.json (expected the output of `metatext adapt`)")
-    try:
-        with quiet():
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                str(path), use_safetensors=True, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{folder} holds no classifier that transformers can load: {reason}") from error
+    with loading(folder, "classifier"):
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            str(path), use_safetensors=True, output_loading_info=True
+        )
     if loaded["missing_keys"]:
         raise InputError(f"{folder} holds no trained classifier: it lacks {sorted(loaded['missing_keys'])[0]}")
     model.eval().to(default_device())

@@ -43,7 +43,6 @@ class Pretrain:
         """Reads everything before anything is written."""
         from metatext.pretrain import pretrain
 
-        check_free(self.output, options="")
         if self.table.by:
             raise InputError("--by parts labelled files into domains, but these are texts without labels: leave it out")
         texts = [text for file in self.texts for text in self.table.read_texts(file)]

@@ -65,17 +65,14 @@ class Adversary(torch.nn.Module):
         rng = np.random.default_rng([self.seed, number, 1])  # the episode's own is [seed, number]
         drawn = rng.choice(len(self.texts), min(len(texts), len(self.texts)), replace=False)
         both = [*texts, *(self.texts[row] for row in drawn)]
-        batches = learner.tokens.batches(both, learner.settings.batch_size, learner.device, learner.packs)
-        with torch.no_grad():  # one batch's graph in memory at a time, below
-            parts = [learner.features(batch) for batch in batches]
-        order = torch.cat([batch.rows for batch in batches])
-        vectors = torch.empty_like(torch.cat(parts)).index_copy(0, order, torch.cat(parts)).requires_grad_()
+        vectors = learner.encode(both, learner.settings.batch_size).to(learner.device).requires_grad_()
         loss = self.loss(vectors[: len(texts)], vectors[len(texts) :])
         own = {name: p for name, p in names.items() if name.startswith(PREFIX)}
         towards, *found = torch.autograd.grad(loss * learner.loss_scale, [vectors, *own.values()])
         result = {name: gradient / learner.loss_scale for name, gradient in zip(own, found, strict=True)}
         others = {name: p for name, p in names.items() if name not in own}
-        for batch in batches:
+        # one batch's graph in memory at a time
+        for batch in learner.tokens.batches(both, learner.settings.batch_size, learner.device, learner.packs):
             moved = torch.autograd.grad(
                 learner.features(batch), list(others.values()), towards[batch.rows], allow_unused=True
             )

@@ -136,7 +136,6 @@ class Learner(nn.Module):
         Raises:
             InputError: an unknown setting; a folder that holds no model; an architecture that is not supported.
         """
-        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModel
 
         folder = resolve_folder(str(name), revision)
@@ -150,21 +149,14 @@ class Learner(nn.Module):
             raise InputError(f"{name} holds no model: there is no config.json (expected a learner or an encoder)")
         if not any(folder.glob("*.safetensors")):
             raise InputError(f"{name} holds no weights in safetensors format; metatext loads no pickles such as *.bin")
-        try:
-            config = AutoConfig.from_pretrained(str(folder))
-            check_supported(config, str(name))
-            with quiet():  # an encoder saved without its pooler is fine: it is not used
-                encoder, loaded = AutoModel.from_pretrained(
-                    str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
-                )
-            missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
-            if missing:
-                raise InputError(f"{name} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            if isinstance(error, InputError):
-                raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"{name} holds no encoder that transformers can load: {reason}") from error
+        with loading(name, "encoder"):
+            check_supported(AutoConfig.from_pretrained(str(folder)), str(name))
+            encoder, loaded = AutoModel.from_pretrained(
+                str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
+        # an encoder saved without its pooler is fine: it is not used
+        if missing := sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler.")):
+            raise InputError(f"{name} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
         prefix = "" if saved else values.text_prefix  # a saved tokenizer puts the prefix already
         tokenizer = load_tokenizer(folder, prefix)
         base_model = str(folder.resolve()) if Path(name).exists() else str(name)  # found from any working directory
@@ -412,6 +404,21 @@ class Learner(nn.Module):
         """Support texts of each class, (ways,), in the parameters' dtype."""
         labels = torch.cat([labels for _, labels in support.batches])
         return torch.bincount(labels, minlength=ways).to(self.log_inner_lr.dtype)
+
+
+@contextmanager
+def loading(name: str | Path, what: str) -> Iterator[None]:
+    """Transformers loads `what` from `name` in this block: quietly, and what it cannot load is an InputError."""
+    from safetensors import SafetensorError
+
+    try:
+        with quiet():
+            yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{name} holds no {what} that transformers can load: {reason}") from error
 
 
 @contextmanager

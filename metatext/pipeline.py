@@ -32,7 +32,7 @@ from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings
 from metatext.start import check_names
 from metatext.tables import listed
 from metatext.tasks import EpisodeSampler, split_classes
-from metatext.trainer import MetaTrainer, check_output, describe
+from metatext.trainer import MetaTrainer, check_output, describe, digest
 from metatext.tune import EPOCHS, FEWEST
 
 logger = logging.getLogger(__name__)
@@ -217,7 +217,7 @@ def evaluate(
         "settings": dataclasses.asdict(settings),
         "official_supports": len(supports),
         "draws_sha256": {
-            str(shots): _digest([dataclasses.asdict(draw) for draw in draws if draw.shots == shots])
+            str(shots): digest([[dataclasses.asdict(draw) for draw in draws if draw.shots == shots]])
             for shots in sorted({draw.shots for draw in draws})
         },
         "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
@@ -260,9 +260,9 @@ def _log_of(
     same = dataclasses.asdict(settings)
     del same["methods"], same["joint"], same["max_length"], same["plot"]
     code = [metatext.__version__, EPOCHS, FEWEST, sorted(Record.__annotations__)]  # a log of other code is another
-    digest = _digest([dataclasses.asdict(draw) for draw in draws], same, view, encoder, describe(domains), code)
+    found = digest([[dataclasses.asdict(draw) for draw in draws], same, view, encoder, describe(domains), code])
     output.parent.mkdir(parents=True, exist_ok=True)
-    return output.with_name(f".{output.name}.{digest}.jsonl")
+    return output.with_name(f".{output.name}.{found}.jsonl")
 
 
 def _view(learner: Learner) -> dict[str, Any]:
@@ -285,18 +285,14 @@ def _warn_of_known_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> No
 def _digest_of_weights(learner: Learner) -> str:
     """Of all that its answers depend on. Of the bytes: sums would differ with the number of threads."""
     settings = dataclasses.asdict(learner.settings) | {"classes": list(learner.settings.classes)}
-    digest = hashlib.sha256(json.dumps(settings).encode())
+    state = hashlib.sha256(json.dumps(settings).encode())
     tensors = [*learner.parameters(), *(learner.pretrained or {}).values()]
     if learner.source_classes:
-        digest.update(json.dumps(learner.source_classes.names).encode())
+        state.update(json.dumps(learner.source_classes.names).encode())
         tensors.append(learner.source_classes.prototypes)
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _digest(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
+        state.update(tensor.detach().cpu().numpy().tobytes())
+    return state.hexdigest()[:12]
 
 
 def _joint(encoder: Learner, sources: Sequence[Domain], settings: EvaluateSettings) -> Learner:
@@ -304,7 +300,7 @@ def _joint(encoder: Learner, sources: Sequence[Domain], settings: EvaluateSettin
     folder = Path(settings.joint) if settings.joint else None
     how = {
         "encoder": encoder.base_model,
-        "sources": _digest([[domain.texts, domain.labels] for domain in sources]),
+        "sources": digest([[[domain.texts, domain.labels] for domain in sources]]),
         "epochs": settings.joint_epochs,
         "lr": settings.fine_tune_lr,
         "precision": settings.precision,

@@ -34,6 +34,13 @@ def save_figure(path: Path, sheet: Any) -> None:
     pyplot().close(sheet)
 
 
+def draw_band(axes: Any, x: Sequence[float], mean: Sequence[float], half: Sequence[float], label: str) -> None:
+    """A line of shares, in per cent, within the band of half a width on both sides."""
+    (drawn,) = axes.plot(x, [100 * value for value in mean], marker="o", markersize=3, label=label)
+    low, high = ([100 * (m + sign * h) for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))
+    axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+
+
 def plot_accuracy(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Accuracy of every method against the labelled texts of a class, in bands of 95% confidence.
 
@@ -45,11 +52,8 @@ def plot_accuracy(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     sheet, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for method in dict.fromkeys(row["method"] for row in rows):
         line = sorted((row for row in rows if row["method"] == method), key=lambda row: row["shots"])
-        shots = [row["shots"] for row in line]
-        mean = [100 * row["accuracy"] for row in line]
-        low, high = ([100 * (row["accuracy"] + sign * row["accuracy_ci95"]) for row in line] for sign in (-1, 1))
-        (drawn,) = axes.plot(shots, mean, marker="o", markersize=3, label=method)
-        axes.fill_between(shots, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+        mean, half = ([row[key] for row in line] for key in ("accuracy", "accuracy_ci95"))
+        draw_band(axes, [row["shots"] for row in line], mean, half, method)
     every = sorted({row["shots"] for row in rows})
     axes.set(xscale="log", xlabel="labelled texts of a class", ylabel="accuracy, %")
     axes.set_xticks(every, labels=map(str, every))

@@ -15,7 +15,7 @@ from metatext.classifier import check_supported
 from metatext.errors import InputError
 from metatext.files import check_free, new_folder
 from metatext.hub import read_metadata, resolve_folder
-from metatext.learner import default_device, quiet
+from metatext.learner import default_device, loading
 from metatext.settings import PretrainSettings
 from metatext.tokens import load_tokenizer
 
@@ -64,8 +64,13 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
 def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainSettings) -> float:
     """Trains `model` in place; returns the loss of the last epoch."""
     from datasets import Dataset
-    from transformers import DataCollatorForLanguageModeling, PrinterCallback, ProgressCallback, Trainer
-    from transformers import TrainingArguments as Arguments
+    from transformers import (
+        DataCollatorForLanguageModeling,
+        PrinterCallback,
+        ProgressCallback,
+        Trainer,
+        TrainingArguments,
+    )
 
     length = min(settings.max_length, tokenizer.model_max_length, model.config.max_position_embeddings)
     if length < settings.max_length:
@@ -74,7 +79,7 @@ def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainS
     prefixed = [settings.text_prefix + text for text in texts]
     rows = Dataset.from_dict({"input_ids": tokenizer(prefixed, truncation=True, max_length=length)["input_ids"]})
     with tempfile.TemporaryDirectory() as nowhere:
-        arguments = Arguments(
+        arguments = TrainingArguments(
             output_dir=nowhere,
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch_size,
@@ -105,20 +110,13 @@ def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainS
 
 
 def _masked_language_model(encoder: str, folder: Path) -> Any:
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    try:
+    with loading(encoder, "encoder"):
         check_supported(AutoConfig.from_pretrained(str(folder)), encoder)
-        with quiet():
-            model, loaded = AutoModelForMaskedLM.from_pretrained(
-                str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{encoder} holds no encoder that transformers can load: {reason}") from error
+        model, loaded = AutoModelForMaskedLM.from_pretrained(
+            str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
     prefix = f"{model.base_model_prefix}."
     if missing := sorted(key for key in loaded["missing_keys"] if key.startswith(prefix)):
         raise InputError(f"{encoder} lacks {len(missing)} weights of the encoder, among them {missing[0]}")

@@ -56,7 +56,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The summary as a Markdown table: a row a method, a column a number of shots; values in per cent."""
     shots = sorted({row["shots"] for row in rows})
     cells = {(row["method"], row["shots"]): row for row in rows}
-    head = ["method", *(f"{_shots(k)}: accuracy / macro-F1" for k in shots), "s per fit"]
+    head = ["method", *(f"{in_shots(k)}: accuracy / macro-F1" for k in shots), "s per fit"]
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         values = [cells[method, k] for k in shots]
@@ -119,7 +119,7 @@ def differences(
                     told = f"cannot be told apart, by {found['draws']} draws (6 are the least), from"
                 p = f"p = {found['p_value']:.3f}" if found["p_value"] >= 0.001 else "p < 0.001"
                 points = f"{100 * found['difference']:+.1f} ± {100 * found['ci95']:.1f} points"
-                sentences.append(f"{_shots(shots)}: {found['method']} {told} {found['other']}{best}, {points}, {p}")
+                sentences.append(f"{in_shots(shots)}: {found['method']} {told} {found['other']}{best}, {points}, {p}")
     return sentences
 
 
@@ -139,7 +139,7 @@ def classes(rows: Sequence[dict[str, Any]], learners: Sequence[str]) -> str:
                 [name, *(f"{100 * scores[key]:.1f}" for key in ("precision", "recall", "f1-score")), scores["support"]]
                 for name, scores in class_scores(row["confusion"]).items()
             ]
-            title = f"{row['method']}, {_shots(most)}, all {row['draws']} draws together, in %:"
+            title = f"{row['method']}, {in_shots(most)}, all {row['draws']} draws together, in %:"
             parts.append(f"{title}\n\n{markdown_table(heading, lines)}")
     return "\n\n".join(parts)
 
@@ -155,5 +155,6 @@ def class_scores(confusion: dict[str, dict[str, int]]) -> dict[str, dict[str, An
     return {name: found[name] | {"support": int(found[name]["support"])} for name in names}
 
 
-def _shots(number: int) -> str:
+def in_shots(number: int) -> str:
+    """The heading of a column: 1 shot, 5 shots."""
     return f"{number} shot{'s' * (number > 1)}"

@@ -47,6 +47,18 @@ def make_rows(seed: int, per_class: int) -> list[dict[str, str]]:
     return rows
 
 
+def central_difference(function: Callable[[], float], parameter: torch.Tensor, place: int, h: float) -> float:
+    """Slope of `function` in one value of a parameter, which is put back."""
+    values = parameter.data.view(-1)
+    middle = float(values[place])
+    values[place] = middle + h
+    up = function()
+    values[place] = middle - h
+    down = function()
+    values[place] = middle
+    return (up - down) / (2 * h)
+
+
 def make_domain(seed: int = 0, per_class: int = 20, name: str = "news") -> Domain:
     rows = make_rows(seed, per_class)
     return Domain.from_records([r["text"] for r in rows], [r["label"] for r in rows], name=name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_domain
+from conftest import central_difference, make_domain
 from safetensors.torch import load_file
 
 from metatext import EpisodeSampler, Learner, MetaTrainer, TrainConfig
@@ -44,17 +44,11 @@ def test_gradient_is_that_of_finite_differences_and_turned_round_for_the_encoder
                 total -= float(torch.nn.functional.logsigmoid(value if side else -value))
             return total / len(SOURCE)  # as many on both sides
 
-    checked, h = 0, 1e-5
+    checked, place = 0, 7
     for name, parameter in names.items():
         if name not in found or parameter.ndim < 2 or "embeddings" in name:
             continue
-        values, place = parameter.data.view(-1), 7
-        middle = float(values[place])
-        values[place] = middle + h
-        up = loss()
-        values[place] = middle - h
-        slope = (up - loss()) / (2 * h)
-        values[place] = middle
+        slope = central_difference(loss, parameter, place, 1e-5)
         factor = 1.0 if name.startswith(PREFIX) else -0.25
         assert float(found[name].view(-1)[place]) == pytest.approx(factor * slope, rel=1e-4, abs=1e-9), name
         checked += 1
@@ -76,10 +70,8 @@ def test_an_episode_has_target_texts_of_its_own(
 ) -> None:
     learner, seen = make_learner(), list[tuple[str, ...]]()
     adversary = Adversary(32, make_domain().texts, seed=1).double()
-    batches = learner.tokens.batches
-    monkeypatch.setattr(
-        learner.tokens, "batches", lambda texts, *how: (seen.append(tuple(texts)), batches(texts, *how))[1]
-    )
+    encode = learner.encode
+    monkeypatch.setattr(learner, "encode", lambda texts, *how: (seen.append(tuple(texts)), encode(texts, *how))[1])
     for number in (0, 1, 0):
         adversary.gradients(learner, SOURCE, number, 0.1, dict(learner.named_parameters()) | own_of(adversary))
     assert seen[0] == seen[2] != seen[1]

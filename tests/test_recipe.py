@@ -91,10 +91,8 @@ def test_recipes_run_on_real_text(tmp_path: Path, name: str, target: str, classe
 
 
 def test_classes_of_the_target_are_taken_out_of_a_source_of_the_same_name(tmp_path: Path) -> None:
-    rows = [{"text": f"{label} {i}", "label": label} for label in "abcd" for i in range(3)]
     for split in ("train", "test"):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"bank.{split}.jsonl").write_text(lines, encoding="utf-8")
+        write_domain(tmp_path / f"bank.{split}.jsonl", "abcd")
     recipe = Recipe(("bank",), ("bank",), "encoder", str(tmp_path), target_classes=("b", "d"))
     target, test, _ = recipe._target("bank")
     assert recipe._source("bank")[0].classes == ["a", "c"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_rows
+from conftest import central_difference, make_rows
 from transformers import AutoModel, AutoTokenizer
 
 from metatext import FewShotClassifier, Learner
@@ -80,14 +80,8 @@ def test_the_first_step_goes_up_the_leave_one_out_likelihood(tiny_bert: Path) ->
     for name, p in exact.encoder.named_parameters():
         if "layer.1" not in name or p.dim() < 2:
             continue
-        values, h = p.data.view(-1), 1e-4
         for place in (0, 101):
-            middle = float(values[place])
-            values[place] = middle + h
-            up = likelihood()
-            values[place] = middle - h
-            slope = (up - likelihood()) / (2 * h)
-            values[place] = middle
+            slope = central_difference(likelihood, p, place, 1e-4)
             if abs(slope) > 1e-4:
                 step = float(moved[name].view(-1)[place])
                 assert np.sign(step) == np.sign(slope) and abs(step) == pytest.approx(5e-5, rel=0.02)
