@@ -133,8 +133,8 @@ class Adapt:
     """Share of the meta-trained weights: 0, 0.25, 0.5, 0.75 or 1; by default chosen from your texts."""
     epochs: int | None = None
     """Passes of fine-tuning over your texts; by default 4 from 30 texts on, and none with fewer."""
-    unlabelled: str | None = None
-    """File of further texts, some hundreds: in a column of the same name, or a .txt's lines; labels are not read."""
+    unlabelled: tuple[str, ...] = ()
+    """Files of further texts, some hundreds: in a column of the same name, or a .txt's lines; labels are not read."""
     overwrite: bool = False
     """Replace the output folder."""
 
@@ -150,7 +150,7 @@ class Adapt:
         domain = self.table.read(self.file)
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
-        more = self.table.read_texts(self.unlabelled) if self.unlabelled else []
+        more = [text for path in self.unlabelled for text in self.table.read_texts(path)]
         learner = Learner.from_pretrained(self.learner).to(default_device())
         adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend, self.epochs, more)
         adapted.metadata["clean"] = list(self.table.clean)
@@ -179,7 +179,7 @@ class Predict:
     model: Positional[str]
     """Folder or Hub id of an adapted classifier."""
     file: Positional[str]
-    """The texts: csv, tsv, jsonl, json or parquet; all its columns are kept."""
+    """The texts: csv, tsv, jsonl, json or parquet, whose columns are all kept; or a .txt's lines."""
     output: str
     """File to write: .jsonl, .csv or .parquet."""
     text: str = "text"
@@ -195,12 +195,11 @@ class Predict:
         """Reads everything before anything is written."""
         from metatext.adapt import load_classifier, predict
         from metatext.cleaning import clean_texts
-        from metatext.tables import check_writable, checked_strings, column, read_rows, write_rows
+        from metatext.tables import check_writable, read_texts, write_rows
 
         check_free_file(self.output, self.overwrite)
         check_writable(self.output)
-        rows = read_rows(self.file, self.encoding)
-        texts = checked_strings(column(rows, self.text, self.file), self.file, self.text)
+        rows, texts = read_texts(self.file, self.text, self.encoding)
         model, tokens, metadata = load_classifier(self.model)
         clean = self.clean or metadata.get("clean")
         best = predict(model, tokens, clean_texts(texts, clean or None)).max(1)
@@ -235,6 +234,8 @@ class Evaluate:
     """Source files of joint training; by default those that the first run was trained on."""
     overwrite: bool = False
     """Replace the output files."""
+    progress: bool = True
+    """Show a progress bar (--no-progress: none)."""
 
     def run(self) -> None:
         """Reads everything before anything is written."""
@@ -247,7 +248,9 @@ class Evaluate:
         target = self.table.read(self.target)
         test = self.table.read(self.settings.test) if self.settings.test else None
         sources = self.table.read_each(self.source) or read_sources(self.runs[0], self.settings.methods)
-        result = evaluate(list(self.runs), target, sources, self.settings, test, Path(self.output))
+        result = evaluate(
+            list(self.runs), target, sources, self.settings, test, Path(self.output), progress=self.progress
+        )
         print(result["table"], *result["differences"], sep="\n")
 
 

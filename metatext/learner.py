@@ -177,10 +177,9 @@ class Learner(nn.Module):
             FileExistsError: the folder holds something already and `overwrite` is not set.
         """
         with new_folder(folder, overwrite) as beside:
-            self.write(beside)
+            self._write(beside)
 
-    def write(self, folder: Path) -> None:
-        """The files of a saved learner, into an existing folder; `metatext.json` comes last."""
+    def _write(self, folder: Path) -> None:
         from safetensors.torch import save_file
 
         self.encoder.save_pretrained(folder, state_dict=base_state(self.encoder))

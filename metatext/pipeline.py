@@ -140,6 +140,7 @@ def evaluate(
     test: Domain | None = None,
     output: Path | None = None,
     supports: Sequence[Domain] = (),
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Judges the learners in `runs` and the baselines on the same draws of `target`.
 
@@ -206,7 +207,7 @@ def evaluate(
         raise InputError("no method is left to evaluate: name others with --methods")
     digests = {name: _digest_of_weights(learner) for name, learner in learners.items()}
     weights = {row: digest for name, digest in digests.items() for row in methods if is_own(row, [name])}
-    records = run_methods(methods, draws, log=log, weights=weights)
+    records = run_methods(methods, draws, progress, log, weights)
     rows, comparisons = summarise(records), compare(records, list(learners))
     result: dict[str, Any] = {
         "target": target.name,

@@ -62,8 +62,8 @@ class Recipe:
     """What labels of the target become, as label=name; rows with other labels are left out."""
     held_out: str | None = None
     """The domain, a value of column --by, that is the target of its file: left out of the sources."""
-    unlabelled: str | None = None
-    """Unlabelled texts of the target, for --adversarial: a path, or a name in the data folder (NAME.train)."""
+    unlabelled: tuple[str, ...] = ()
+    """Unlabelled texts of the target, for --adversarial: paths, or names in the data folder (NAME.train)."""
     table: OmitArgPrefixes[Table] = field(default_factory=lambda: Table(clean=("weibo",)))
     """How to read the files; --clean is for the targets, --by for the sources."""
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
@@ -94,9 +94,10 @@ class Recipe:
         if self.held_out is not None and not self.table.by:
             raise InputError(f"held_out={self.held_out!r} is a value of a column: name the column, --by domain")
         sources = [domain for name in self.source for domain in self._source(name)]
-        if self.unlabelled and self.unlabelled.startswith("hub:"):
-            raise InputError(f"unlabelled={self.unlabelled!r} is to be a file: its texts are not read from the Hub")
-        texts = self.table.read_texts(self._place(self.unlabelled, "train")) if self.unlabelled else []
+        for name in self.unlabelled:
+            if name.startswith("hub:"):
+                raise InputError(f"unlabelled={name!r} is to be a file: its texts are not read from the Hub")
+        texts = [text for name in self.unlabelled for text in self.table.read_texts(self._place(name, "train"))]
         return Data(sources, {name: self._target(name) for name in self.target}, texts)
 
     def train(self, data: Data) -> list[str]:
@@ -118,7 +119,8 @@ class Recipe:
         settings = self._settings()
         for name, (target, test, supports) in data.targets.items():
             place = self.table_of(name)
-            result = pipeline.evaluate(runs, target, data.sources, settings, test, place, supports)
+            show = self.config.progress
+            result = pipeline.evaluate(runs, target, data.sources, settings, test, place, supports, show)
             write_json(place, result | {"recipe": self._reading()})
             draws = len(supports) or settings.draws
             print(f"\n{target.name}: {len(target.classes)} classes, {draws} draws, accuracy / macro-F1 in %\n")

@@ -48,17 +48,9 @@ class Table:
     def read_texts(self, path: str) -> list[str]:
         """The texts of a file, whose rows need no label; in a .txt file each line is one."""
         from metatext.cleaning import clean_texts
-        from metatext.tables import checked_strings, column, read_lines, read_rows
+        from metatext.tables import read_texts
 
-        try:
-            rows = read_rows(path, self.encoding)
-        except InputError:
-            if not path.lower().endswith(".txt"):
-                raise
-            texts = read_lines(path, self.encoding)  # no JSON, which may be called so too
-        else:
-            texts = checked_strings(column(rows, self.text, path), path, self.text)
-        return clean_texts(texts, self.clean or None)
+        return clean_texts(read_texts(path, self.text, self.encoding)[1], self.clean or None)
 
     def read(self, path: str) -> Domain:
         """The file, or the data set hub:ID[:CONFIG[:SPLIT]] on the Hub, as one domain."""
@@ -343,8 +335,8 @@ class Job:
     """One or more labelled files, each a source domain; or data sets on the Hub, as hub:ID[:CONFIG[:SPLIT]]."""
     encoder: str
     """Pretrained encoder: a Hub id or a folder; or a saved learner to go on from."""
-    unlabelled: str | None = None
-    """File of unlabelled texts of the target, for --adversarial: a table, or a .txt's lines; labels are not read."""
+    unlabelled: tuple[str, ...] = ()
+    """Files of unlabelled texts of the target, for --adversarial: tables, or a .txt's lines; labels are not read."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
     learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
@@ -352,7 +344,7 @@ class Job:
 
     def target_texts(self) -> list[str]:
         """The unlabelled texts of the target."""
-        return self.table.read_texts(self.unlabelled) if self.unlabelled else []
+        return [text for path in self.unlabelled for text in self.table.read_texts(path)]
 
 
 @dataclass(frozen=True)

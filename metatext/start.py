@@ -124,8 +124,8 @@ def _known(learner: Learner, classes: Sequence[str], names: Sequence[str], blend
     `blend` is the number of the learner's blend; None leaves out what is remembered of the sources.
     """
     total = torch.zeros(len(classes), learner.encoder.config.hidden_size)
-    if sum(map(bool, names)) > 1:
-        rows = [i for i, name in enumerate(names) if name]
+    rows = [i for i, name in enumerate(names) if name and learner.tokens.reads(name)]
+    if len(rows) > 1:
         named = learner.encode([names[i] for i in rows]).float()
         total[rows] += normalize(named - named.mean(0), dim=1)
     if learner.source_classes is not None and blend is not None:

@@ -73,19 +73,25 @@ def read_rows(path: str | Path, encoding: str | None = None) -> Dataset:
     return rows
 
 
-def read_lines(path: str | Path, encoding: str | None = None) -> list[str]:
-    """The lines of a text file that are not blank, in any of the encodings of `read_rows`.
+def read_texts(path: str | Path, text: str, encoding: str | None = None) -> tuple[Dataset, list[str]]:
+    """The rows of a file and the texts in column `text`; in a .txt file, unless it is JSON, each line is a row.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        InputError: if it is a folder, empty, or in another encoding.
+        InputError: as `read_rows`; there is no such column; a row has no text.
     """
+    from datasets import Dataset
+
     path = Path(path)
-    # not str.splitlines, which takes U+2028 and the like for ends of lines, and they stand within texts
-    lines = [line for line in re.split(r"\r\n|\n|\r", _decode(_bytes(path), path, encoding)) if line.strip()]
-    if not lines:
-        raise InputError(f"{path} is empty")
-    return lines
+    try:
+        rows = read_rows(path, encoding)
+    except InputError:
+        if path.suffix.lower() != ".txt" or path.is_dir():
+            raise
+        content = _decode(_bytes(path), path, encoding)
+        # not str.splitlines, which takes U+2028 and the like for ends of lines, and they stand within texts
+        rows = Dataset.from_dict({text: [line for line in re.split(r"\r\n|\n|\r", content) if line.strip()]})
+    return rows, checked_strings(column(rows, text, path), str(path), text)
 
 
 def _bytes(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from metatext.errors import InputError
 
+_LETTERS = 1.5  # Latin ones in a part of a word that can mean something, on average
 _WIDE = 1024  # a line of this many tokens costs twice as much a token as a short one
 
 
@@ -86,6 +88,20 @@ class TokenCache:
             encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)
             self._ids.update(zip(new, encoded["input_ids"], strict=True))
         return [self._ids[text] for text in texts]
+
+    def reads(self, name: str) -> bool:
+        """Whether the vocabulary has words for a name, or parts of words that can mean something.
+
+        One of another language has none: it calls the name unknown, or spells it by letters or their bytes.
+        """
+        parts = self._parts(name)[len(self._parts(" ")) :]  # of which a tokenizer with a prefix makes the prefix
+        most = sum(1 / _LETTERS if c.isascii() and c.isalpha() else 1 for c in name if not c.isspace())
+        return self.tokenizer.unk_token not in parts and len(parts) <= math.ceil(most)
+
+    def _parts(self, text: str) -> list[str]:
+        """The tokens of a text without marks of where words begin or go on."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return [part for token in self.tokenizer.convert_ids_to_tokens(ids) if (part := token.lstrip("▁Ġ#"))]
 
     def batches(self, texts: Sequence[str], size: int, device: torch.device, packed: bool = False) -> list[Batch]:
         """Batches of at most `size` texts of similar length, together all of `texts`.

@@ -345,8 +345,7 @@ class MetaTrainer:
         write_json(self.output / "training.json", summary | {"config": self._tracked_config()})
         part = self.output / ".learner.part"
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        self.learner.write(part)
+        self.learner.save_pretrained(part)
         for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
             file.replace(self.output / file.name)
         part.rmdir()

@@ -188,9 +188,11 @@ def test_adapt_takes_texts_without_labels_and_passes_over_those_with(
 ) -> None:
     more = write_jsonl(tmp_path / "more.jsonl", [{"text": row["text"]} for row in make_rows(1, 4)])
     adapt = ("adapt", run, folder / "target.jsonl", "--output", tmp_path / "model")
-    main(words(*adapt, "--unlabelled", more, "--epochs", 1))
+    lines = tmp_path / "more.txt"
+    lines.write_text("team goal tonight\nvote today\n", encoding="utf-8")
+    main(words(*adapt, "--unlabelled", more, lines, "--epochs", 1))
     metadata = json.loads((tmp_path / "model" / "metatext.json").read_text(encoding="utf-8"))
-    assert (metadata["epochs"], metadata["unlabelled"]) == (1, 24)
+    assert (metadata["epochs"], metadata["unlabelled"]) == (1, 26)
     sentence = refused(*adapt, "--by", "text", "--overwrite")
     assert "--by parts source files into domains, but a file to adapt to is one" in sentence
     assert "row 2" in refused(*adapt, "--overwrite", "--unlabelled", write_jsonl(more, [{"text": "a"}, {"text": " "}]))
@@ -228,6 +230,15 @@ def test_predict_keeps_every_column(model: Path, tmp_path: Path, suffix: str) ->
         (row["no"], row["text"], row["label"]) for row in given
     ]
     assert all(row["label"] in TOPICS and 1 / 6 <= float(row["score"]) <= 1 for row in rows)
+
+
+def test_the_lines_of_a_text_file_are_predicted(model: Path, tmp_path: Path) -> None:
+    posts = tmp_path / "posts.txt"
+    posts.write_text("goal team\u2028score\n\nvote\n", encoding="utf-8")
+    main(words("predict", model, posts, "--output", tmp_path / "out.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    assert [row["text"] for row in rows] == ["goal team\u2028score", "vote"]
+    assert all(set(row) == {"text", "label", "score"} for row in rows)
 
 
 def test_what_was_predicted_can_be_predicted_again(model: Path, folder: Path, tmp_path: Path) -> None:

@@ -113,12 +113,12 @@ def test_unlabelled_texts_are_read_noted_and_handed_on(tmp_path: Path, monkeypat
     recipe = Recipe(("news",), ("posts",), "encoder", str(tmp_path), orders=("first-order",))
     recipe = dataclasses.replace(recipe, config=TrainConfig(output=str(tmp_path / "runs")), table=Table())
     assert recipe.read().unlabelled == []
-    given = dataclasses.replace(recipe, unlabelled="posts")
+    given = dataclasses.replace(recipe, unlabelled=("posts",))
     assert given.read().unlabelled == [row["text"] for row in rows_of("xy")]
-    lines = dataclasses.replace(recipe, unlabelled=str(tmp_path / "more.txt"))
+    lines = dataclasses.replace(recipe, unlabelled=(str(tmp_path / "more.txt"),))
     assert lines.read().unlabelled == ["one\u2028line", "two"]
     with pytest.raises(InputError, match="unlabelled='hub:a/b' is to be a file"):
-        dataclasses.replace(recipe, unlabelled="hub:a/b").read()
+        dataclasses.replace(recipe, unlabelled=("hub:a/b",)).read()
 
     handed = []
     monkeypatch.setattr("metatext.pipeline.train", lambda *_, target_texts: handed.append(target_texts))

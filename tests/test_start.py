@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from conftest import make_rows
 from scipy.stats import lognorm
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from metatext import Domain, FewShotClassifier, Learner
 from metatext.adapt import adapt
@@ -20,6 +23,7 @@ from metatext.prototypes import SCALES, Space
 from metatext.settings import EvaluateSettings, names_by_label
 from metatext.start import called, choose, readable
 from metatext.tasks import Examples
+from metatext.tokens import TokenCache, load_tokenizer
 
 TEXTS = ["球队比赛进球", "股票基金银行", "汽车轿车试驾", "冠军教练联赛", "利率投资市场", "油耗车展驾驶"]
 SUPPORT = Examples(TEXTS, [0, 1, 2, 0, 1, 2])
@@ -229,6 +233,55 @@ def test_labels_that_say_nothing_are_no_names(labels: list[str], names: list[str
 
 
 # ---------------------------------------------------------------- as a user meets it
+def words_and_letters() -> PreTrainedTokenizerFast:
+    """As BERT's: the words rain and sport, the end ##s, two Chinese characters, and single letters."""
+    parts = [mark + c for c in "abcdefghijklmnopqrstuvwxyz" for mark in ("", "##")]
+    vocab = {part: i for i, part in enumerate(["[UNK]", "rain", "sport", "天", "气", *parts])}
+    backend = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def pieces() -> PreTrainedTokenizerFast:
+    """As XLM-R's: words begin with a mark of their own, which may stand alone."""
+    vocab = [("<unk>", 0.0), ("▁", -2.0), *((part, -3.0) for part in ("▁rain", "▁sport", "s", "天气"))]
+    backend = Tokenizer(models.Unigram([*vocab, *((c, -9.0) for c in "wea▁thrk")], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+def byte_pairs() -> PreTrainedTokenizerFast:
+    """As RoBERTa's: of bytes, a few of which are joined."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("a", "i"), ("ai", "n"), ("r", "ain"), ("s", "p"), ("o", "r"), ("or", "t"), ("sp", "ort")]
+    vocab = {part: i for i, part in enumerate([*alphabet, *(a + b for a, b in merges)])}
+    backend = Tokenizer(models.BPE(vocab, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.mark.parametrize("tokenizer", [words_and_letters, pieces, byte_pairs])
+def test_a_name_that_the_vocabulary_spells_says_nothing(tokenizer: Callable[[], PreTrainedTokenizerFast]) -> None:
+    tokens = TokenCache(tokenizer(), 64)
+    assert [name for name in ("rain", "sports", "rain sport") if not tokens.reads(name)] == []
+    assert [name for name in ("weather", "海", "hat") if tokens.reads(name)] == []
+    assert tokens.reads("天气") == (tokenizer is not byte_pairs)
+
+
+def test_a_prefix_is_no_part_of_a_name(tmp_path: Path) -> None:
+    words_and_letters().save_pretrained(tmp_path)
+    tokens = TokenCache(load_tokenizer(tmp_path, "query: "), 64)
+    assert tokens.reads("rain") and tokens.reads("天气") and not tokens.reads("weather")
+
+
+def test_names_that_are_not_read_are_left_out_and_named(learner: Learner, caplog: pytest.LogCaptureFixture) -> None:
+    one = Examples(TEXTS[:3], [0, 1, 2])
+    start = choose(learner, one, CLASSES, ["weather", "fitness", "pets"])
+    assert start and start.weight == 0.0
+    adapt(learner, TEXTS[:3], CLASSES, class_names=dict.fromkeys(CLASSES[:2], "weather") | {CLASSES[2]: TEXTS[5]})
+    assert "the encoder has no words for 'weather', 'weather': " in caplog.text
+
+
 def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> None:
     fitted = FewShotClassifier(learner).fit(TEXTS, CLASSES * 2)
     start = choose(learner, SUPPORT, CLASSES, readable(CLASSES))

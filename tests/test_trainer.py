@@ -99,7 +99,10 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_bert: Path, tmp_path: Path) 
     assert not (killed / "metatext.json").exists()
 
     subprocess.run([*command, "--output", str(killed), "--resume"], env=ENVIRONMENT, check=True, timeout=600)
+    umask = os.umask(0o022)
+    os.umask(umask)
     for name in ("model.safetensors", "learner.safetensors", "metatext.json"):
+        assert (killed / name).stat().st_mode & 0o777 == 0o666 & ~umask  # safetensors' own are private
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     summaries = [json.loads((tmp_path / run / "training.json").read_text()) for run in ("whole", "killed")]
     assert summaries[0]["validation"] == summaries[1]["validation"]
