@@ -3,13 +3,15 @@
 A class's prototype (`metatext.prototypes`) is the sum of its texts' directions, and of `weight` times the direction of
 what was known of the class before: its name and, where a source domain has a class of the same name, that class.
 Blend and weight are those with the largest likelihood of each support text under prototypes made without it
-(leave-one-out). With one text a class, that likelihood says too little of the blend, and of what was known
-only whether the texts speak against it.
+(leave-one-out), times a prior: where the sources have all the target's classes, what was learned of them likely holds.
+With one text a class, that likelihood says too little of the blend, and of what was known only whether the texts speak
+against it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import log2
 from typing import NamedTuple
 
 import torch
@@ -26,8 +28,7 @@ from metatext.tasks import Examples
 
 _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
 _WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts
-_TRUST = 1.0  # nats in favour of what was known before
-_DOUBT = -0.5  # nats that it must be worth, alone, where no class has two texts: names are usually right
+_DOUBT, _SHARED_DOUBT = -0.5, -4.5  # nats that it must be worth, alone, where no class has two texts
 
 
 class Start(NamedTuple):
@@ -64,28 +65,30 @@ def choose(
         return None
     labels = torch.tensor(support.labels)
     several = bool((torch.bincount(labels) > 1).any())
+    rows = _source_rows(learner, classes, names) if sources else [None] * len(classes)
+    shared = None not in rows
     if share is not None:
         shares: tuple[float, ...] = (share,)
     elif learner.pretrained is None:
         shares = (1.0,)
     else:
-        shares = SHARES if several else (_SHARE,)
+        shares = SHARES if several else (1.0 if shared else _SHARE,)
     best: tuple[float, Start] | None = None
     for blend in shares:
         with blended(learner, blend):
             features = learner.encode(support.texts).float()
-            known = _known(learner, classes, names, SHARES.index(blend) if sources else None)
+            known = _known(learner, names, rows, SHARES.index(blend))
         space = Space(features, labels, len(classes))
         if not known.any():
             weights: tuple[float, ...] = (0.0,)
         elif several:
             weights = _WEIGHTS
         else:
-            weights = (_WEIGHT if space.evidence(known) > _DOUBT else 0.0,)
+            weights = (_WEIGHT if space.evidence(known) > (_SHARED_DOUBT if shared else _DOUBT) else 0.0,)
         for weight in weights:
             before = weight * known
             held = space.leave_one_out(before)
-            score = held.likelihood * len(labels) + (_TRUST if weight else 0.0)
+            score = held.likelihood * len(labels) + _prior(blend, weight, shared)
             if best is None or score > best[0]:
                 layer = space.layer(before, held.calibrated)
                 best = score, Start(blend, weight, before, held.scale, held.calibrated, layer)
@@ -118,19 +121,41 @@ def readable(labels: Sequence[str]) -> list[str]:
     return names
 
 
-def _known(learner: Learner, classes: Sequence[str], names: Sequence[str], blend: int | None) -> Tensor:
+def _source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """Which of the sources' classes each class is, by its name or its label in any case; None if none."""
+
+    def key(name: str) -> str:
+        return name.replace("_", " ").strip().casefold()
+
+    known = {key(name): row for row, name in enumerate(learner.source_classes.names)} if learner.source_classes else {}
+    return [known.get(key(name), known.get(key(label))) for label, name in zip(classes, names, strict=True)]
+
+
+def _prior(share: float, weight: float, shared: bool) -> float:
+    """Nats in favour of a start before the texts are seen: names are usually right.
+
+    Where the sources have all classes (`shared`), the meta-trained weights and much of what is known are, too.
+    """
+    if not shared:
+        return 1.0 if weight else 0.0
+    return 4 * share + (3 + log2(weight) / 2 if weight else 0.0)
+
+
+def _known(learner: Learner, names: Sequence[str], source_rows: Sequence[int | None], blend: int) -> Tensor:
     """What is known of each class before its texts are seen: directions, or zero, (classes, hidden).
 
-    `blend` is the number of the learner's blend; None leaves out what is remembered of the sources.
+    Args:
+        learner: in its blend number `blend`.
+        names: what each class is called.
+        source_rows: which of the sources' classes each is.
+        blend: in which the sources' classes are looked up.
     """
-    total = torch.zeros(len(classes), learner.encoder.config.hidden_size)
-    rows = [i for i, name in enumerate(names) if name and learner.tokens.reads(name)]
-    if len(rows) > 1:
-        named = learner.encode([names[i] for i in rows]).float()
-        total[rows] += normalize(named - named.mean(0), dim=1)
-    if learner.source_classes is not None and blend is not None:
-        known, prototypes = learner.source_classes
-        for i, label in enumerate(classes):
-            if label in known:
-                total[i] += prototypes[blend, known.index(label)]
+    total = torch.zeros(len(names), learner.encoder.config.hidden_size)
+    read = [i for i, name in enumerate(names) if name and learner.tokens.reads(name)]
+    if len(read) > 1:
+        named = learner.encode([names[i] for i in read]).float()
+        total[read] += normalize(named - named.mean(0), dim=1)
+    for i, row in enumerate(source_rows):
+        if row is not None and learner.source_classes:
+            total[i] += learner.source_classes.prototypes[blend, row]
     return normalize(total, dim=1)

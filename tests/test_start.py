@@ -19,7 +19,7 @@ from metatext.adapt import adapt
 from metatext.blend import SHARES, blended, remember
 from metatext.errors import InputError
 from metatext.learner import SourceClasses
-from metatext.prototypes import SCALES, Space
+from metatext.prototypes import SCALES, Held, Space
 from metatext.settings import EvaluateSettings, names_by_label
 from metatext.start import called, choose, readable
 from metatext.tasks import Examples
@@ -214,6 +214,52 @@ def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
     plain = choose(learner, SUPPORT, CLASSES, NAMELESS, 0.5, sources=False)
     assert chosen[0.5] and plain and torch.equal(chosen[0.5].layer.weight, plain.layer.weight)
     assert chosen[0.75] and chosen[0.75].share == 0.75
+
+
+def with_source_classes(learner: Learner, names: list[str]) -> Learner:
+    """The learner remembers its classes as they are in its own blends: in each, the direction of a text."""
+    prototypes = []
+    for share in SHARES:
+        with blended(learner, share):
+            vectors = learner.encode(TEXTS[3:]).float()
+        prototypes.append(torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1))
+    learner.source_classes = SourceClasses(names, torch.stack(prototypes))
+    return learner
+
+
+def test_classes_of_the_sources_start_at_what_was_learned_of_them(learner: Learner) -> None:
+    one = Examples(TEXTS[:3], [0, 1, 2])
+    with_source_classes(learner, ["Sport News", "money", "cars"])
+    for labels, names in (
+        (["sport_news", "Money", "CARS"], NAMELESS),  # by the label, in any case
+        (["0", "1", "2"], ["sport news", "money", "cars"]),  # by the name
+    ):
+        start = choose(learner, one, labels, names)
+        assert start and (start.share, start.weight) == (1.0, 2.0)
+        if names is NAMELESS:
+            assert learner.source_classes
+            torch.testing.assert_close(start.known, 2 * learner.source_classes.prototypes[-1])
+    some = choose(learner, one, ["sport_news", "money", "other"], NAMELESS)
+    assert some and some.share == 0.5 and not some.known[2].any()
+
+
+def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learner) -> None:
+    with_source_classes(learner, CLASSES)
+    texts = [text + end for text in TEXTS for end in ("", "。", "！", "?")]
+    right, wrong = ([label for label in labels for _ in range(4)] for labels in ([0, 1, 2] * 2, [1, 2, 0] * 2))
+    first, second = (choose(learner, Examples(texts, labels), CLASSES, NAMELESS) for labels in (right, wrong))
+    assert first and second and first.weight > second.weight == 1.0
+
+
+def test_the_prior_is_that_of_the_document(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With texts that say nothing of the start, the prior alone chooses it."""
+    held = Held(-1.0, 4.0, 4.0)
+    monkeypatch.setattr(Space, "leave_one_out", lambda self, known: held)
+    with_source_classes(learner, CLASSES)
+    start = choose(learner, SUPPORT, CLASSES, NAMELESS)
+    assert start and (start.share, start.weight) == (1.0, 8.0)
+    start = choose(learner, SUPPORT, CLASSES, TEXTS[3:], sources=False)
+    assert start and (start.share, start.weight) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
