@@ -45,10 +45,10 @@ def blended(learner: Learner, share: float) -> Iterator[None]:
 
 
 def remember(learner: Learner, domains: Sequence[Domain], texts: int = 16) -> SourceClasses:
-    """Prototypes of the sources' classes in every blend, from at most `texts` texts a class and domain.
+    """Prototypes of the sources' classes and their domains' centres in every blend, from at most `texts` texts each.
 
-    A prototype is the direction from the mean of its domain's classes to the class; a class of several domains has the
-    mean of its directions.
+    A prototype is the direction from its domain's centre, the mean of the domain's classes, to the class. A class of
+    several domains has the means of its directions and of their centres.
     """
     rng = np.random.default_rng(0)
     pools = [
@@ -56,11 +56,14 @@ def remember(learner: Learner, domains: Sequence[Domain], texts: int = 16) -> So
         for pool in map(distinct_texts, domains)
     ]
     names = sorted(set().union(*pools))
-    prototypes = torch.zeros(len(SHARES), len(names), learner.encoder.config.hidden_size)
+    shape = len(SHARES), len(names), learner.encoder.config.hidden_size
+    prototypes, centres = torch.zeros(shape), torch.zeros(shape)
+    domains_of = torch.tensor([sum(name in pool for pool in pools) for name in names]).unsqueeze(1)
     for row, share in enumerate(SHARES):
         with blended(learner, share):
             for pool in pools:
                 centroids = torch.stack([learner.encode(some).mean(0) for some in pool.values()]).float()
                 rows = [names.index(name) for name in pool]
                 prototypes[row, rows] += normalize(centroids - centroids.mean(0), dim=1)
-    return SourceClasses(names, normalize(prototypes, dim=2))
+                centres[row, rows] += centroids.mean(0)
+    return SourceClasses(names, normalize(prototypes, dim=2), centres / domains_of)

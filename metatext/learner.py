@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 _UNTRAINED = "no meta-training"  # the method of a learner that was only saved
 _STATE = "learner.safetensors"  # head and inner learning rates; the encoder is in model.safetensors
 _PROTOTYPES = "source_prototypes"
+_CENTRES = "source_centres"
 _PRETRAINED = "pretrained.safetensors"  # the encoder before meta-training, float16
 
 
@@ -46,10 +47,11 @@ class LabelledBatches(NamedTuple):
 
 
 class SourceClasses(NamedTuple):
-    """Classes of the sources, and their prototypes: directions (blends, classes, hidden), float32 (see `blend`)."""
+    """What is remembered of the sources' classes in each blend of the encoder, float32 (see `blend`)."""
 
     names: list[str]
-    prototypes: Tensor
+    prototypes: Tensor  # directions from their domain's centre, (blends, classes, hidden)
+    centres: Tensor | None = None  # of their domain, likewise; a learner of an earlier version has none
 
 
 def default_device() -> torch.device:
@@ -189,6 +191,8 @@ class Learner(nn.Module):
         state["log_inner_lr"] = self.log_inner_lr.detach()
         if self.source_classes:
             state[_PROTOTYPES] = self.source_classes.prototypes
+            if self.source_classes.centres is not None:
+                state[_CENTRES] = self.source_classes.centres
         save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / _STATE)
         if self.pretrained:
             save_file({name: value.contiguous() for name, value in self.pretrained.items()}, folder / _PRETRAINED)
@@ -225,7 +229,8 @@ class Learner(nn.Module):
         if (folder / _PRETRAINED).exists():  # a learner of an earlier version has none
             self.pretrained = read(_PRETRAINED)
         if _PROTOTYPES in state:
-            self.source_classes = SourceClasses(metadata["source_classes"], state.pop(_PROTOTYPES))
+            remembered = state.pop(_PROTOTYPES), state.pop(_CENTRES, None)
+            self.source_classes = SourceClasses(metadata["source_classes"], *remembered)
         saved = metadata["settings"]
         rates = state.pop("log_inner_lr")
         before, now, mine = dataclasses.asdict(LearnerSettings()) | saved, self.settings, self.log_inner_lr

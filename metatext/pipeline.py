@@ -290,7 +290,7 @@ def _digest_of_weights(learner: Learner) -> str:
     tensors = [*learner.parameters(), *(learner.pretrained or {}).values()]
     if learner.source_classes:
         state.update(json.dumps(learner.source_classes.names).encode())
-        tensors.append(learner.source_classes.prototypes)
+        tensors += [tensor for tensor in learner.source_classes[1:] if tensor is not None]
     for tensor in tensors:
         state.update(tensor.detach().cpu().numpy().tobytes())
     return state.hexdigest()[:12]

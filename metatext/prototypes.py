@@ -21,6 +21,8 @@ SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0
 _LOG_PRIOR = (-((SCALES / 4).log() ** 2) / (2 * 0.5**2)).log_softmax(0)
 """Log-normal about 4: before they are seen, texts are taken to be told apart moderately well (docs/results.md)."""
 
+_MIDDLE = 4.0  # texts that what is known of the centre counts as
+
 
 class Held(NamedTuple):
     """How well prototypes explain texts that they are made without."""
@@ -30,6 +32,17 @@ class Held(NamedTuple):
     calibrated: float  # the scale that few texts and the prior leave: the largest likelihood is too sure of itself
 
 
+class Middle(NamedTuple):
+    """Where what tells the classes apart is to be zero, as was seen on other texts of these classes."""
+
+    point: Tensor  # (hidden,)
+    basis: Tensor  # of the directions in which the classes differ, orthonormal rows, (rank, hidden)
+
+    def towards(self, centre: Tensor, texts: int) -> Tensor:
+        """The centre of so many texts, moved within these directions as `_MIDDLE` texts at the point would move it."""
+        return centre + (self.point - centre) @ self.basis.T @ self.basis * _MIDDLE / (_MIDDLE + texts)
+
+
 class Space:
     """A support's features as directions from their centre, the mean of the class means; differentiable in them.
 
@@ -37,14 +50,24 @@ class Space:
         features: (n, hidden).
         labels: int64 (n,), at least one text of each class.
         ways: number of classes.
+        middle: what is known of the centre before: of a few texts it lies by chance nearer to one class.
         unlabelled: features of further texts, (m, hidden): from as many as are labelled on, the centre is their mean.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, ways: int, unlabelled: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        ways: int,
+        middle: Middle | None = None,
+        unlabelled: Tensor | None = None,
+    ) -> None:
         self.labels, self.ways = labels, ways
         counts = torch.bincount(labels, minlength=ways).unsqueeze(1)
         means = features.new_zeros(ways, features.shape[1]).index_add(0, labels, features) / counts
         self.centre = means.mean(0)
+        if middle:
+            self.centre = middle.towards(self.centre, len(features))
         if unlabelled is not None:
             self.centre = self.centre.lerp(unlabelled.mean(0), min(1.0, len(unlabelled) / len(features)))
         norms = features.detach().norm(dim=1)

@@ -21,8 +21,8 @@ from torch.nn.functional import normalize
 from metatext.blend import SHARES, blended
 from metatext.errors import InputError
 from metatext.heads import LinearLayer, PrototypeHead
-from metatext.learner import Learner
-from metatext.prototypes import Space
+from metatext.learner import Learner, SourceClasses
+from metatext.prototypes import Middle, Space
 from metatext.tables import choice
 from metatext.tasks import Examples
 
@@ -37,6 +37,7 @@ class Start(NamedTuple):
     share: float  # of the meta-trained weights in the encoder
     weight: float  # of what was known of the classes before, in texts
     known: Tensor  # that, (classes, hidden)
+    middle: Middle | None  # of the classes, where the sources have them all
     scale: float  # of the cosines in the logits while the encoder is fine-tuned
     calibrated: float  # their scale in the classifier
     layer: LinearLayer  # on the features of the blended encoder
@@ -78,7 +79,8 @@ def choose(
         with blended(learner, blend):
             features = learner.encode(support.texts).float()
             known = _known(learner, names, rows, SHARES.index(blend))
-        space = Space(features, labels, len(classes))
+        middle = _middle(learner.source_classes, rows, SHARES.index(blend)) if shared else None
+        space = Space(features, labels, len(classes), middle)
         if not known.any():
             weights: tuple[float, ...] = (0.0,)
         elif several:
@@ -91,7 +93,7 @@ def choose(
             score = held.likelihood * len(labels) + _prior(blend, weight, shared)
             if best is None or score > best[0]:
                 layer = space.layer(before, held.calibrated)
-                best = score, Start(blend, weight, before, held.scale, held.calibrated, layer)
+                best = score, Start(blend, weight, before, middle, held.scale, held.calibrated, layer)
     assert best
     return best[1]
 
@@ -159,3 +161,12 @@ def _known(learner: Learner, names: Sequence[str], source_rows: Sequence[int | N
         if row is not None and learner.source_classes:
             total[i] += learner.source_classes.prototypes[blend, row]
     return normalize(total, dim=1)
+
+
+def _middle(source_classes: SourceClasses | None, rows: Sequence[int | None], blend: int) -> Middle | None:
+    """What the sources know of the middle of their classes `rows`; None of a learner of an earlier version."""
+    if source_classes is None or source_classes.centres is None:
+        return None
+    prototypes = source_classes.prototypes[blend, rows]
+    _, sizes, directions = torch.linalg.svd(prototypes - prototypes.mean(0), full_matrices=False)
+    return Middle(source_classes.centres[blend, rows].mean(0), directions[sizes > 1e-3 * sizes[0]])

@@ -79,7 +79,8 @@ def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, m
         batch = torch.tensor(sorted(set(rows)))
         with torch.enable_grad():
             features = learner.vectors([texts[row] for row in batch], learner.settings.batch_size).float()
-            cosines, alone = Space(seen.index_copy(0, batch, features), labels, ways).held_out(start.known)
+            space = Space(seen.index_copy(0, batch, features), labels, ways, start.middle)
+            cosines, alone = space.held_out(start.known)
             judged = batch[~alone[batch]]
             loss = cross_entropy(start.scale * cosines[judged], labels[judged], reduction="sum") / len(batch)
             gradients = torch.autograd.grad(loss, moving, allow_unused=True)
@@ -96,7 +97,7 @@ def _layer(learner: Learner, support: Examples, start: Start, unlabelled: Sequen
     """The prototypes of the support, and of unlabelled texts, as the learner's encoder sees them now."""
     features, labels, known = learner.encode(support.texts).float(), torch.tensor(support.labels), start.known
     if not unlabelled:
-        return Space(features, labels, len(known)).layer(known, start.calibrated)
+        return Space(features, labels, len(known), start.middle).layer(known, start.calibrated)
     more = learner.encode(unlabelled).float()
-    space = Space(features, labels, len(known), more)
+    space = Space(features, labels, len(known), start.middle, more)
     return space.layer(known + space.soft_k_means(known, more, start.scale), start.calibrated)

@@ -19,7 +19,7 @@ from metatext.adapt import adapt
 from metatext.blend import SHARES, blended, remember
 from metatext.errors import InputError
 from metatext.learner import SourceClasses
-from metatext.prototypes import SCALES, Held, Space
+from metatext.prototypes import SCALES, Held, Middle, Space
 from metatext.settings import EvaluateSettings, names_by_label
 from metatext.start import called, choose, readable
 from metatext.tasks import Examples
@@ -71,7 +71,7 @@ def test_blends_of_adapters_reach_from_none_to_all(tiny_bert: Path) -> None:
 def test_source_classes_are_remembered_as_directions_from_their_domains_mean(learner: Learner) -> None:
     first = Domain.from_records(TEXTS[:4], ["x", "y", "y", "x"], name="first")
     second = Domain.from_records(TEXTS[2:], ["z", "x", "z", "x"], name="second")
-    names, prototypes = remember(learner, [first, second])
+    names, prototypes, centres = remember(learner, [first, second])
     assert names == ["x", "y", "z"] and prototypes.shape == (len(SHARES), 3, 32)
     with blended(learner, 0.5):
         vectors = learner.encode(TEXTS).double().numpy()
@@ -83,6 +83,9 @@ def test_source_classes_are_remembered_as_directions_from_their_domains_mean(lea
     z2, x2 = vectors[[2, 4]].mean(0), vectors[[3, 5]].mean(0)
     expected = [unit(unit(x1 - y1) + unit(x2 - z2)), unit(y1 - x1), unit(z2 - x2)]
     np.testing.assert_allclose(prototypes[SHARES.index(0.5)].numpy(), np.stack(expected), atol=1e-4)
+    expected = [(x1 + y1 + z2 + x2) / 4, (x1 + y1) / 2, (z2 + x2) / 2]  # x is of both domains
+    assert centres is not None
+    np.testing.assert_allclose(centres[SHARES.index(0.5)].numpy(), np.stack(expected), atol=1e-4)
 
 
 def test_what_a_learner_knows_beside_its_weights_is_saved(learner: Learner, tmp_path: Path) -> None:
@@ -92,7 +95,12 @@ def test_what_a_learner_knows_beside_its_weights_is_saved(learner: Learner, tmp_
     assert again.pretrained and learner.pretrained and again.source_classes
     assert all(torch.equal(again.pretrained[name], value) for name, value in learner.pretrained.items())
     assert again.source_classes.names == CLASSES
-    assert torch.equal(again.source_classes.prototypes, learner.source_classes.prototypes)
+    for before, after in zip(learner.source_classes[1:], again.source_classes[1:], strict=True):
+        assert before is not None and after is not None and torch.equal(before, after)
+    learner.source_classes = learner.source_classes._replace(centres=None)  # as an earlier version's
+    learner.save_pretrained(tmp_path / "earlier")
+    earlier = Learner.from_pretrained(tmp_path / "earlier").source_classes
+    assert earlier and earlier.centres is None
 
 
 # ---------------------------------------------------------------- leave-one-out and the layer
@@ -241,6 +249,30 @@ def test_classes_of_the_sources_start_at_what_was_learned_of_them(learner: Learn
             torch.testing.assert_close(start.known, 2 * learner.source_classes.prototypes[-1])
     some = choose(learner, one, ["sport_news", "money", "other"], NAMELESS)
     assert some and some.share == 0.5 and not some.known[2].any()
+
+
+def test_the_centre_of_a_few_texts_is_drawn_to_that_of_the_sources_classes_where_these_differ() -> None:
+    features = torch.tensor([[2.0, 0.0, 5.0], [4.0, 2.0, 7.0]])  # their centre is (3, 1, 6)
+    middle = Middle(torch.tensor([0.0, 4.0, 0.0]), torch.tensor([[1.0, 0.0, 0.0]]))
+    assert Space(features, torch.tensor([0, 1]), 2, middle).centre.tolist() == [3.0 * 2 / (2 + 4), 1.0, 6.0]
+    assert Space(features.repeat(14, 1), torch.tensor([0, 1] * 14), 2, middle).centre.tolist() == [2.625, 1.0, 6.0]
+
+
+def test_the_middle_is_between_the_sources_classes(learner: Learner) -> None:
+    """The directions are those that part the classes, and nothing else moves."""
+    source = Domain.from_records(TEXTS[3:], ["x", "y", "z"], name="d")
+    learner.source_classes = remember(learner, [source])
+    start = choose(learner, Examples(TEXTS[:2], [0, 1]), ["x", "y"], NAMELESS[:2])
+    assert start and start.middle
+    apart = learner.source_classes.prototypes[-1, 0] - learner.source_classes.prototypes[-1, 1]
+    torch.testing.assert_close(start.middle.basis.abs(), (apart / apart.norm()).abs().unsqueeze(0))
+    torch.testing.assert_close(start.middle.point, learner.encode(TEXTS[3:]).float().mean(0))
+    own = learner.encode(TEXTS[:2]).float().mean(0)
+    moved = Space(learner.encode(TEXTS[:2]).float(), torch.tensor([0, 1]), 2, start.middle).centre - own
+    expected = 4 / 6 * apart * ((start.middle.point - own) @ apart) / (apart @ apart)
+    torch.testing.assert_close(moved, expected)
+    more = choose(learner, Examples(TEXTS[:2], [0, 1]), ["x", "w"], NAMELESS[:2])
+    assert more and more.middle is None
 
 
 def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learner) -> None:
@@ -404,7 +436,7 @@ def test_unlabelled_texts_are_soft_k_means() -> None:
     generator = torch.Generator().manual_seed(0)
     features, others = torch.randn(6, 5, generator=generator), torch.randn(9, 5, generator=generator)
     known, labels, scale = torch.randn(3, 5, generator=generator), torch.tensor([0, 1, 2] * 2), 4.0
-    found = Space(features, labels, 3, others).soft_k_means(known, others, scale)
+    found = Space(features, labels, 3, unlabelled=others).soft_k_means(known, others, scale)
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -431,7 +463,7 @@ def test_unlabelled_texts_move_the_prototypes_to_where_they_lie() -> None:
     def accuracy(space: Space, known: torch.Tensor) -> float:
         return float((space.layer(known, 8.0).logits(points).argmax(1) == truth).float().mean())
 
-    plain, wide = Space(support, labels, 2), Space(support, labels, 2, points)
+    plain, wide = Space(support, labels, 2), Space(support, labels, 2, unlabelled=points)
     assert accuracy(wide, wide.soft_k_means(nothing, points, 8.0)) > accuracy(plain, nothing) + 0.05
 
 
@@ -442,7 +474,7 @@ def test_fewer_unlabelled_texts_than_labelled_ones_count_no_more_than_these() ->
         torch.randn(1, 5, generator=generator),
         [0, 1, 2] * 2,
     )
-    plain, space = Space(features, torch.tensor(labels), 3), Space(features, torch.tensor(labels), 3, one)
+    plain, space = Space(features, torch.tensor(labels), 3), Space(features, torch.tensor(labels), 3, unlabelled=one)
     torch.testing.assert_close(space.centre, plain.centre + (one[0] - plain.centre) / 6)
     assert float(space.soft_k_means(torch.zeros(3, 5), one, 4.0).norm(dim=1).sum()) == pytest.approx(1.0, abs=1e-5)
 
@@ -457,7 +489,7 @@ def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
     assert start
     with blended(learner, start.share):
         features, far = learner.encode(TEXTS), learner.encode(others)
-        space = Space(features, torch.tensor(SUPPORT.labels), 3, far)
+        space = Space(features, torch.tensor(SUPPORT.labels), 3, unlabelled=far)
         layer = space.layer(start.known + space.soft_k_means(start.known, far, start.scale), start.calibrated)
     torch.testing.assert_close(more.probabilities(TEXTS), layer.logits(features).softmax(1), rtol=0.0, atol=1e-4)
     for wrong in ("one text", ["", "b"]):
