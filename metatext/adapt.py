@@ -21,7 +21,7 @@ from metatext.heads import LinearHead, LinearLayer
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, loading
 from metatext.maml import adapted
-from metatext.start import Start, called, check_names, choose
+from metatext.start import Start, called, check_names, choose, unread
 from metatext.tables import checked_texts, listed
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
@@ -103,7 +103,12 @@ def adapt(
     unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in labelled]
     _warn_of_texts(learner, texts, labels)
     names = called(classes, class_names)
-    _warn_of_names(learner, names)
+    if not isinstance(learner.head, LinearHead) and (labels_unread := unread(learner, classes, names)):
+        logger.warning(
+            "the encoder has no words for what these labels are called, so their names are not used: %s; "
+            "say it in its language (--class-names label=name, in Python class_names)",
+            listed(labels_unread),
+        )
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose(learner, support, classes, names, blend)
     epochs = passes(support, start, steps, epochs)
@@ -179,17 +184,6 @@ def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str]
     most = learner.tokens.max_length
     if cut := sum(len(ids) >= most for ids in learner.tokens.ids(texts)):
         logger.info("%d of the %d texts reach %d tokens, where they are cut (max_length)", cut, len(texts), most)
-
-
-def _warn_of_names(learner: Learner, names: Sequence[str]) -> None:
-    """Says which names are left out."""
-    unread = [name for name in names if name and not learner.tokens.reads(name)]
-    if unread and not isinstance(learner.head, LinearHead):
-        logger.warning(
-            "the encoder has no words for %s: what these classes are about is not used; "
-            "say it in its language (--class-names label=name, in Python class_names)",
-            listed(unread),
-        )
 
 
 def _tied(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:

@@ -45,25 +45,26 @@ def blended(learner: Learner, share: float) -> Iterator[None]:
 
 
 def remember(learner: Learner, domains: Sequence[Domain], texts: int = 16) -> SourceClasses:
-    """Prototypes of the sources' classes and their domains' centres in every blend, from at most `texts` texts each.
+    """Prototypes and centroids of the sources' classes in every blend, from at most `texts` texts a class and domain.
 
-    A prototype is the direction from its domain's centre, the mean of the domain's classes, to the class. A class of
-    several domains has the means of its directions and of their centres.
+    A prototype is the direction from the mean of its domain's classes to the class, of which a domain needs two. A
+    class of several domains has the means of its directions and of its centroids.
     """
     rng = np.random.default_rng(0)
     pools = [
         {name: [every[i] for i in rng.permutation(len(every))[:texts]] for name, every in pool.items() if every}
         for pool in map(distinct_texts, domains)
     ]
+    pools = [pool for pool in pools if len(pool) > 1]
     names = sorted(set().union(*pools))
     shape = len(SHARES), len(names), learner.encoder.config.hidden_size
-    prototypes, centres = torch.zeros(shape), torch.zeros(shape)
-    domains_of = torch.tensor([sum(name in pool for pool in pools) for name in names]).unsqueeze(1)
+    prototypes, centroids = torch.zeros(shape), torch.zeros(shape)
     for row, share in enumerate(SHARES):
         with blended(learner, share):
             for pool in pools:
-                centroids = torch.stack([learner.encode(some).mean(0) for some in pool.values()]).float()
+                found = torch.stack([learner.encode(some).mean(0) for some in pool.values()]).float()
                 rows = [names.index(name) for name in pool]
-                prototypes[row, rows] += normalize(centroids - centroids.mean(0), dim=1)
-                centres[row, rows] += centroids.mean(0)
-    return SourceClasses(names, normalize(prototypes, dim=2), centres / domains_of)
+                prototypes[row, rows] += normalize(found - found.mean(0), dim=1)
+                centroids[row, rows] += found
+    domains_of = torch.tensor([[float(sum(name in pool for pool in pools))] for name in names])
+    return SourceClasses(names, normalize(prototypes, dim=2), centroids / domains_of)

@@ -161,7 +161,7 @@ class Adapt:
             epochs = adapted.metadata["epochs"]
             tuned = f"was fine-tuned in {epochs} passes over your texts" if epochs else "was not fine-tuned"
             print(
-                f"its encoder {tuned}, from {start['blend']:.0%} of what was meta-learned, as suits the texts best; "
+                f"its encoder {tuned}, from {start['blend']:.0%} of what was meta-learned; "
                 "what was known of the classes before (their names, source classes) counts as "
                 f"{start['names_weight']:g} texts each"
             )

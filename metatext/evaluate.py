@@ -100,7 +100,7 @@ class Adaptation:
 
     def __call__(
         self,
-        name: Callable[[Sequence[str]], list[str]] | None = None,
+        name: Callable[[Sequence[str]], list[str] | None] | None = None,
         steps: int | None = None,
         epochs: int | None = None,
         target: Domain | None = None,
@@ -141,7 +141,7 @@ class Adaptation:
 def ablations(adaptation: Adaptation) -> dict[str, Method]:
     """The default adaptation with one part changed, by what is changed."""
     rows = {
-        "without class names": adaptation(lambda classes: [""] * len(classes)),
+        "without class names": adaptation(lambda classes: None),
         "without source classes": adaptation(sources=False),
     }
     if adaptation.class_names:

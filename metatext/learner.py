@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _UNTRAINED = "no meta-training"  # the method of a learner that was only saved
 _STATE = "learner.safetensors"  # head and inner learning rates; the encoder is in model.safetensors
 _PROTOTYPES = "source_prototypes"
-_CENTRES = "source_centres"
+_CENTROIDS = "source_centroids"
 _PRETRAINED = "pretrained.safetensors"  # the encoder before meta-training, float16
 
 
@@ -51,7 +51,7 @@ class SourceClasses(NamedTuple):
 
     names: list[str]
     prototypes: Tensor  # directions from their domain's centre, (blends, classes, hidden)
-    centres: Tensor | None = None  # of their domain, likewise; a learner of an earlier version has none
+    centroids: Tensor | None = None  # (blends, classes, hidden); a learner of an earlier version has none
 
 
 def default_device() -> torch.device:
@@ -191,8 +191,8 @@ class Learner(nn.Module):
         state["log_inner_lr"] = self.log_inner_lr.detach()
         if self.source_classes:
             state[_PROTOTYPES] = self.source_classes.prototypes
-            if self.source_classes.centres is not None:
-                state[_CENTRES] = self.source_classes.centres
+            if self.source_classes.centroids is not None:
+                state[_CENTROIDS] = self.source_classes.centroids
         save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / _STATE)
         if self.pretrained:
             save_file({name: value.contiguous() for name, value in self.pretrained.items()}, folder / _PRETRAINED)
@@ -229,7 +229,7 @@ class Learner(nn.Module):
         if (folder / _PRETRAINED).exists():  # a learner of an earlier version has none
             self.pretrained = read(_PRETRAINED)
         if _PROTOTYPES in state:
-            remembered = state.pop(_PROTOTYPES), state.pop(_CENTRES, None)
+            remembered = state.pop(_PROTOTYPES), state.pop(_CENTROIDS, None)
             self.source_classes = SourceClasses(metadata["source_classes"], *remembered)
         saved = metadata["settings"]
         rates = state.pop("log_inner_lr")

@@ -29,7 +29,7 @@ from metatext.learner import Learner, default_device, saved_settings
 from metatext.plot import plot_accuracy, pyplot
 from metatext.report import classes, compare, differences, is_own, summarise, table
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig, names_by_label
-from metatext.start import check_names
+from metatext.start import RULE, check_names
 from metatext.tables import listed
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output, describe, digest
@@ -260,7 +260,13 @@ def _log_of(
     """The file beside `output` that holds the results of just these draws, encoder, domains, settings and version."""
     same = dataclasses.asdict(settings)
     del same["methods"], same["joint"], same["max_length"], same["plot"]
-    code = [metatext.__version__, EPOCHS, FEWEST, sorted(Record.__annotations__)]  # a log of other code is another
+    code = [
+        metatext.__version__,
+        RULE,
+        EPOCHS,
+        FEWEST,
+        sorted(Record.__annotations__),
+    ]  # a log of other code is another
     found = digest([[dataclasses.asdict(draw) for draw in draws], same, view, encoder, describe(domains), code])
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.with_name(f".{output.name}.{found}.jsonl")

@@ -21,7 +21,7 @@ SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0
 _LOG_PRIOR = (-((SCALES / 4).log() ** 2) / (2 * 0.5**2)).log_softmax(0)
 """Log-normal about 4: before they are seen, texts are taken to be told apart moderately well (docs/results.md)."""
 
-_MIDDLE = 4.0  # texts that what is known of the centre counts as
+_MIDDLE = 4.0  # texts that what is known of the centre counts as (docs/results.md)
 
 
 class Held(NamedTuple):
@@ -33,12 +33,12 @@ class Held(NamedTuple):
 
 
 class Middle(NamedTuple):
-    """Where what tells the classes apart is to be zero, as was seen on other texts of these classes."""
+    """The centre of other texts of the classes; it holds in the directions that part these, others differ by domain."""
 
     point: Tensor  # (hidden,)
-    basis: Tensor  # of the directions in which the classes differ, orthonormal rows, (rank, hidden)
+    basis: Tensor  # of these directions, orthonormal rows, (rank, hidden)
 
-    def towards(self, centre: Tensor, texts: int) -> Tensor:
+    def towards(self, centre: Tensor, texts: float) -> Tensor:
         """The centre of so many texts, moved within these directions as `_MIDDLE` texts at the point would move it."""
         return centre + (self.point - centre) @ self.basis.T @ self.basis * _MIDDLE / (_MIDDLE + texts)
 
@@ -66,8 +66,9 @@ class Space:
         counts = torch.bincount(labels, minlength=ways).unsqueeze(1)
         means = features.new_zeros(ways, features.shape[1]).index_add(0, labels, features) / counts
         self.centre = means.mean(0)
-        if middle:
-            self.centre = middle.towards(self.centre, len(features))
+        if middle is not None:
+            # a mean of class means is as uncertain as that of so many texts in equal numbers
+            self.centre = middle.towards(self.centre, float(ways**2 / (1 / counts).sum()))
         if unlabelled is not None:
             self.centre = self.centre.lerp(unlabelled.mean(0), min(1.0, len(unlabelled) / len(features)))
         norms = features.detach().norm(dim=1)

@@ -4,8 +4,8 @@ A class's prototype (`metatext.prototypes`) is the sum of its texts' directions,
 what was known of the class before: its name and, where a source domain has a class of the same name, that class.
 Blend and weight are those with the largest likelihood of each support text under prototypes made without it
 (leave-one-out), times a prior: where the sources have all the target's classes, what was learned of them likely holds.
-With one text a class, that likelihood says too little of the blend, and of what was known only whether the texts speak
-against it.
+With one text a class, that likelihood says too little: the blend is half and half, or all meta-trained where the
+sources have all classes, and what was known counts as two texts unless the texts speak against it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from torch.nn.functional import normalize
 from metatext.blend import SHARES, blended
 from metatext.errors import InputError
 from metatext.heads import LinearLayer, PrototypeHead
-from metatext.learner import Learner, SourceClasses
+from metatext.learner import Learner
 from metatext.prototypes import Middle, Space
 from metatext.tables import choice
 from metatext.tasks import Examples
 
+RULE = 3  # of the choice: an evaluation that was begun by another does not go on
 _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
 _WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts
-_DOUBT, _SHARED_DOUBT = -0.5, -4.5  # nats that it must be worth, alone, where no class has two texts
+_DOUBT = -0.5  # nats of evidence below which what was known is left out, where no class has two texts
+_SHARED_DOUBT = -4.5  # the same where the sources have all classes
 
 
 class Start(NamedTuple):
@@ -48,7 +50,7 @@ def choose(
     learner: Learner,
     support: Examples,
     classes: Sequence[str],
-    names: Sequence[str],
+    names: Sequence[str] | None,
     share: float | None = None,
     sources: bool = True,
 ) -> Start | None:
@@ -58,7 +60,8 @@ def choose(
         learner: left as it was.
         support: labelled texts, at least one of each class.
         classes: labels that the support's indices count.
-        names: what each class is called, in the language of the texts; an empty one says nothing.
+        names: what each class is called, in the language of the texts; an empty one says that nothing is known of the
+            class. None: names are not used, but by their labels to find the sources' classes.
         share: of the meta-trained weights, one of `SHARES`; by default chosen too.
         sources: use what the learner remembers of the sources' classes.
     """
@@ -66,8 +69,8 @@ def choose(
         return None
     labels = torch.tensor(support.labels)
     several = bool((torch.bincount(labels) > 1).any())
-    rows = _source_rows(learner, classes, names) if sources else [None] * len(classes)
-    shared = None not in rows
+    rows = source_rows(learner, classes, names) if sources else [[] for _ in classes]
+    shared = all(rows)
     if share is not None:
         shares: tuple[float, ...] = (share,)
     elif learner.pretrained is None:
@@ -78,8 +81,10 @@ def choose(
     for blend in shares:
         with blended(learner, blend):
             features = learner.encode(support.texts).float()
-            known = _known(learner, names, rows, SHARES.index(blend))
-        middle = _middle(learner.source_classes, rows, SHARES.index(blend)) if shared else None
+            known = _named(learner, names or [""] * len(classes))
+        remembered = [_remembered(learner, of, SHARES.index(blend)) for of in rows]
+        known = normalize(known + torch.stack([direction for direction, _ in remembered]), dim=1)
+        middle = _middle(remembered) if shared else None
         space = Space(features, labels, len(classes), middle)
         if not known.any():
             weights: tuple[float, ...] = (0.0,)
@@ -123,50 +128,70 @@ def readable(labels: Sequence[str]) -> list[str]:
     return names
 
 
-def _source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str]) -> list[int | None]:
-    """Which of the sources' classes each class is, by its name or its label in any case; None if none."""
+def source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str] | None) -> list[list[int]]:
+    """Which of the sources' classes each class is, by its name or its label in any case; none where two would be one.
 
-    def key(name: str) -> str:
-        return name.replace("_", " ").strip().casefold()
+    A label that is a number or the like, or a name that is empty, finds nothing.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(learner.source_classes.names if learner.source_classes else []):
+        rows.setdefault(_key(name), []).append(row)
+    found = list[list[int]]()
+    for label, name in zip(readable(classes), readable(classes) if names is None else names, strict=True):
+        keys = [key for key in (_key(name), _key(label)) if key and name]
+        found.append(next((rows[key] for key in keys if key in rows), []))
+    return [own if found.count(own) == 1 else [] for own in found]
 
-    known = {key(name): row for row, name in enumerate(learner.source_classes.names)} if learner.source_classes else {}
-    return [known.get(key(name), known.get(key(label))) for label, name in zip(classes, names, strict=True)]
+
+def _key(name: str) -> str:
+    return name.replace("_", " ").strip().casefold()
+
+
+def unread(learner: Learner, classes: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The labels of which nothing is known because the encoder cannot read their names."""
+    rows = source_rows(learner, classes, names)
+    return [
+        label
+        for label, name, of in zip(classes, names, rows, strict=True)
+        if name and not of and not learner.tokens.reads(name)
+    ]
 
 
 def _prior(share: float, weight: float, shared: bool) -> float:
-    """Nats in favour of a start before the texts are seen: names are usually right.
+    """Nats in favour of a start before the texts are seen (docs/results.md).
 
-    Where the sources have all classes (`shared`), the meta-trained weights and much of what is known are, too.
+    1 for using what is known of the classes. Where the sources have all of them (`shared`), 3, half a nat for each
+    doubling of its weight, and 4 for the meta-trained weights over the pretrained.
     """
     if not shared:
         return 1.0 if weight else 0.0
     return 4 * share + (3 + log2(weight) / 2 if weight else 0.0)
 
 
-def _known(learner: Learner, names: Sequence[str], source_rows: Sequence[int | None], blend: int) -> Tensor:
-    """What is known of each class before its texts are seen: directions, or zero, (classes, hidden).
-
-    Args:
-        learner: in its blend number `blend`.
-        names: what each class is called.
-        source_rows: which of the sources' classes each is.
-        blend: in which the sources' classes are looked up.
-    """
+def _named(learner: Learner, names: Sequence[str]) -> Tensor:
+    """What the names say: directions from their mean, or zero where one is empty or not read, (classes, hidden)."""
     total = torch.zeros(len(names), learner.encoder.config.hidden_size)
     read = [i for i, name in enumerate(names) if name and learner.tokens.reads(name)]
     if len(read) > 1:
         named = learner.encode([names[i] for i in read]).float()
-        total[read] += normalize(named - named.mean(0), dim=1)
-    for i, row in enumerate(source_rows):
-        if row is not None and learner.source_classes:
-            total[i] += learner.source_classes.prototypes[blend, row]
-    return normalize(total, dim=1)
+        total[read] = normalize(named - named.mean(0), dim=1)
+    return total
 
 
-def _middle(source_classes: SourceClasses | None, rows: Sequence[int | None], blend: int) -> Middle | None:
-    """What the sources know of the middle of their classes `rows`; None of a learner of an earlier version."""
-    if source_classes is None or source_classes.centres is None:
+def _remembered(learner: Learner, rows: Sequence[int], blend: int) -> tuple[Tensor, Tensor | None]:
+    """Direction and centroid of the source classes `rows` as one, (hidden,) each; zero and none without rows."""
+    if not rows or learner.source_classes is None:
+        return torch.zeros(learner.encoder.config.hidden_size), None
+    _, prototypes, centroids = learner.source_classes
+    centroid = None if centroids is None else centroids[blend, list(rows)].mean(0)
+    return normalize(prototypes[blend, list(rows)].sum(0), dim=0), centroid
+
+
+def _middle(remembered: Sequence[tuple[Tensor, Tensor | None]]) -> Middle | None:
+    """The middle of source classes, by their directions and centroids; None of a learner of an earlier version."""
+    centroids = [centroid for _, centroid in remembered if centroid is not None]
+    if len(centroids) < len(remembered):
         return None
-    prototypes = source_classes.prototypes[blend, rows]
-    _, sizes, directions = torch.linalg.svd(prototypes - prototypes.mean(0), full_matrices=False)
-    return Middle(source_classes.centres[blend, rows].mean(0), directions[sizes > 1e-3 * sizes[0]])
+    directions = torch.stack([direction for direction, _ in remembered])
+    _, sizes, basis = torch.linalg.svd(directions - directions.mean(0), full_matrices=False)
+    return Middle(torch.stack(centroids).mean(0), basis[sizes > 1e-3 * sizes[0]])

@@ -76,6 +76,8 @@ def read_rows(path: str | Path, encoding: str | None = None) -> Dataset:
 def read_texts(path: str | Path, text: str, encoding: str | None = None) -> tuple[Dataset, list[str]]:
     """The rows of a file and the texts in column `text`; in a .txt file, unless it is JSON, each line is a row.
 
+    A line that is blank is none.
+
     Raises:
         FileNotFoundError: if there is no such file.
         InputError: as `read_rows`; there is no such column; a row has no text.
@@ -86,11 +88,14 @@ def read_texts(path: str | Path, text: str, encoding: str | None = None) -> tupl
     try:
         rows = read_rows(path, encoding)
     except InputError:
-        if path.suffix.lower() != ".txt" or path.is_dir():
-            raise
-        content = _decode(_bytes(path), path, encoding)
+        content = _decode(_bytes(path), path, encoding) if path.suffix.lower() == ".txt" else "{"
         # not str.splitlines, which takes U+2028 and the like for ends of lines, and they stand within texts
-        rows = Dataset.from_dict({text: [line for line in re.split(r"\r\n|\n|\r", content) if line.strip()]})
+        lines = [line for line in re.split(r"\r\n|\n|\r", content) if line.strip()]
+        if not lines:
+            raise InputError(f"{path} is empty") from None
+        if lines[0].lstrip().startswith("{"):  # JSON with a fault, or no .txt file
+            raise
+        rows = Dataset.from_dict({text: lines})
     return rows, checked_strings(column(rows, text, path), str(path), text)
 
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import east_asian_width
 
 import torch
 from torch import Tensor
 
 from metatext.errors import InputError
 
-_LETTERS = 1.5  # Latin ones in a part of a word that can mean something, on average
+_LETTERS = 1.5  # of an alphabet, in a part of a word that can mean something, on average
 _WIDE = 1024  # a line of this many tokens costs twice as much a token as a short one
 
 
@@ -92,16 +93,19 @@ class TokenCache:
     def reads(self, name: str) -> bool:
         """Whether the vocabulary has words for a name, or parts of words that can mean something.
 
-        One of another language has none: it calls the name unknown, or spells it by letters or their bytes.
+        One of another language has none: most of the name is unknown to it, or is spelled by letters or their bytes.
         """
-        parts = self._parts(name)[len(self._parts(" ")) :]  # of which a tokenizer with a prefix makes the prefix
-        most = sum(1 / _LETTERS if c.isascii() and c.isalpha() else 1 for c in name if not c.isspace())
-        return self.tokenizer.unk_token not in parts and len(parts) <= math.ceil(most)
+        words = "".join(c if c.isalnum() else " " for c in name)
+        parts = self._parts(words)[len(self._parts(" ")) :]  # of which a tokenizer with a prefix makes the prefix
+        most = sum(1 / _LETTERS if c.isalpha() and east_asian_width(c) not in "WF" else 1 for c in words if c != " ")
+        return 2 * parts.count(self.tokenizer.unk_token) < len(parts) <= math.ceil(most)
 
     def _parts(self, text: str) -> list[str]:
         """The tokens of a text without marks of where words begin or go on."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        return [part for token in self.tokenizer.convert_ids_to_tokens(ids) if (part := token.lstrip("▁Ġ#"))]
+        # truncated as in `ids`: the tokenizer keeps how it was called last, and is saved so
+        call = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=self.max_length)
+        tokens = self.tokenizer.convert_ids_to_tokens(call["input_ids"])
+        return [part for token in tokens if (part := token.lstrip("▁Ġ#"))]
 
     def batches(self, texts: Sequence[str], size: int, device: torch.device, packed: bool = False) -> list[Batch]:
         """Batches of at most `size` texts of similar length, together all of `texts`.

@@ -344,7 +344,8 @@ class MetaTrainer:
             return
         write_json(self.output / "training.json", summary | {"config": self._tracked_config()})
         part = self.output / ".learner.part"
-        shutil.rmtree(part, ignore_errors=True)
+        for left in self.output.glob(".*learner.part*"):  # by a run that was killed here
+            shutil.rmtree(left)
         self.learner.save_pretrained(part)
         for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
             file.replace(self.output / file.name)

@@ -68,7 +68,7 @@ LEAVE_ONE_OUT = LeaveOneOut(
     episodes=EpisodeSettings(ways=2, shots=5, queries=5, valid_fraction=0),
     learner=LearnerSettings(inner_steps=0, max_length=96),
     config=TrainConfig(
-        output="runs/reviews_leave_one_out", meta_steps=60, meta_batch_size=1, outer_lr=3e-5, save_every=60,
+        output="runs/reviews_leave_one_out", meta_steps=100, meta_batch_size=2, outer_lr=1e-4, save_every=100,
         mixed_precision="bf16",
     ),
     evaluate=EvaluateSettings(

@@ -23,7 +23,7 @@ REVIEWS = Recipe(
     episodes=EpisodeSettings(ways=2, shots=8, queries=8, valid_fraction=0),
     learner=LearnerSettings(inner_steps=0, text_prefix="query: ", max_length=64),
     config=TrainConfig(
-        output="runs/reviews_to_weibo", meta_steps=150, meta_batch_size=2, outer_lr=3e-5, save_every=50,
+        output="runs/reviews_to_weibo", meta_steps=150, meta_batch_size=2, outer_lr=1e-4, save_every=50,
         mixed_precision="bf16",
     ),
     evaluate=EvaluateSettings(

@@ -241,6 +241,18 @@ def test_the_lines_of_a_text_file_are_predicted(model: Path, tmp_path: Path) -> 
     assert all(set(row) == {"text", "label", "score"} for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [('{"text": "a"}\n{"text": "b"\n', "line 2: not valid JSON"), ("\u3000\n\u3000\n", "posts.txt is empty")],
+)
+def test_a_text_file_of_broken_json_or_nothing_is_refused(
+    model: Path, tmp_path: Path, content: str, sentence: str, refused: Callable[..., str]
+) -> None:
+    posts = tmp_path / "posts.txt"
+    posts.write_text(content, encoding="utf-8")
+    assert sentence in refused("predict", model, posts, "--output", tmp_path / "out.jsonl")
+
+
 def test_what_was_predicted_can_be_predicted_again(model: Path, folder: Path, tmp_path: Path) -> None:
     first, second, third = (tmp_path / f"{n}.jsonl" for n in range(3))
     main(words("predict", model, folder / "target.jsonl", "--output", first))
@@ -264,12 +276,13 @@ def test_predict_cleans_what_it_classifies_but_not_the_file(model: Path, tmp_pat
 # ---------------------------------------------------------------- evaluate
 def test_evaluate_writes_rows_and_records(run: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
     main(words("evaluate", run, "--target", folder / "target.jsonl", "--shots", 1, 2, "--draws", 2, "--joint-epochs", 1,
-               "--fine-tune-steps", 2, "--output", tmp_path / "table.json"))  # fmt: skip
+               "--fine-tune-steps", 2, "--no-progress", "--output", tmp_path / "table.json"))  # fmt: skip
     result = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
     assert len(result["rows"]) == 9 * 2 and len(result["records"]) == 9 * 2 * 2
     assert {"accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95", "fit_seconds", "draws"} < result["rows"][0].keys()
     assert result["rows"][-1]["method"] == "first-order MAML" and result["target"] == "target"
-    assert capsys.readouterr().out.startswith(result["table"] + "\n")
+    printed = capsys.readouterr()
+    assert printed.out.startswith(result["table"] + "\n") and "fit/s" not in printed.err and "s/fit" not in printed.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "table.md"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +22,15 @@ from metatext.errors import InputError
 from metatext.learner import SourceClasses
 from metatext.prototypes import SCALES, Held, Middle, Space
 from metatext.settings import EvaluateSettings, names_by_label
-from metatext.start import called, choose, readable
+from metatext.start import _prior, called, choose, readable, source_rows
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
+from metatext.tune import tuned
 
 TEXTS = ["球队比赛进球", "股票基金银行", "汽车轿车试驾", "冠军教练联赛", "利率投资市场", "油耗车展驾驶"]
 SUPPORT = Examples(TEXTS, [0, 1, 2, 0, 1, 2])
 CLASSES = ["a", "b", "c"]
+KNOWN = ["sport", "money", "cars"]  # a label of one letter says nothing
 NAMELESS = ["", "", ""]
 
 
@@ -71,7 +74,7 @@ def test_blends_of_adapters_reach_from_none_to_all(tiny_bert: Path) -> None:
 def test_source_classes_are_remembered_as_directions_from_their_domains_mean(learner: Learner) -> None:
     first = Domain.from_records(TEXTS[:4], ["x", "y", "y", "x"], name="first")
     second = Domain.from_records(TEXTS[2:], ["z", "x", "z", "x"], name="second")
-    names, prototypes, centres = remember(learner, [first, second])
+    names, prototypes, centroids = remember(learner, [first, second])
     assert names == ["x", "y", "z"] and prototypes.shape == (len(SHARES), 3, 32)
     with blended(learner, 0.5):
         vectors = learner.encode(TEXTS).double().numpy()
@@ -83,9 +86,10 @@ def test_source_classes_are_remembered_as_directions_from_their_domains_mean(lea
     z2, x2 = vectors[[2, 4]].mean(0), vectors[[3, 5]].mean(0)
     expected = [unit(unit(x1 - y1) + unit(x2 - z2)), unit(y1 - x1), unit(z2 - x2)]
     np.testing.assert_allclose(prototypes[SHARES.index(0.5)].numpy(), np.stack(expected), atol=1e-4)
-    expected = [(x1 + y1 + z2 + x2) / 4, (x1 + y1) / 2, (z2 + x2) / 2]  # x is of both domains
-    assert centres is not None
-    np.testing.assert_allclose(centres[SHARES.index(0.5)].numpy(), np.stack(expected), atol=1e-4)
+    assert centroids is not None  # x is of both domains
+    np.testing.assert_allclose(centroids[SHARES.index(0.5)].numpy(), np.stack([(x1 + x2) / 2, y1, z2]), atol=1e-4)
+    alone = Domain.from_records(TEXTS[:2], ["w", "w"], name="alone")  # no direction from others
+    assert remember(learner, [first, alone]).names == ["x", "y"]
 
 
 def test_what_a_learner_knows_beside_its_weights_is_saved(learner: Learner, tmp_path: Path) -> None:
@@ -97,10 +101,10 @@ def test_what_a_learner_knows_beside_its_weights_is_saved(learner: Learner, tmp_
     assert again.source_classes.names == CLASSES
     for before, after in zip(learner.source_classes[1:], again.source_classes[1:], strict=True):
         assert before is not None and after is not None and torch.equal(before, after)
-    learner.source_classes = learner.source_classes._replace(centres=None)  # as an earlier version's
+    learner.source_classes = learner.source_classes._replace(centroids=None)  # as an earlier version's
     learner.save_pretrained(tmp_path / "earlier")
     earlier = Learner.from_pretrained(tmp_path / "earlier").source_classes
-    assert earlier and earlier.centres is None
+    assert earlier and earlier.centroids is None
 
 
 # ---------------------------------------------------------------- leave-one-out and the layer
@@ -188,8 +192,8 @@ def test_names_and_source_classes_count_like_texts(learner: Learner) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
     named = choose(learner, one, CLASSES, [TEXTS[3], TEXTS[4], TEXTS[5]])
     assert named and named.weight > 0
-    learner.source_classes = remember(learner, [Domain.from_records(TEXTS, CLASSES * 2, name="source")])
-    known = choose(learner, one, CLASSES, NAMELESS)
+    learner.source_classes = remember(learner, [Domain.from_records(TEXTS, KNOWN * 2, name="source")])
+    known = choose(learner, one, KNOWN, None)
     assert known and known.weight > 0
     without = choose(learner, one, CLASSES, NAMELESS, sources=False)
     assert without and without.weight == 0
@@ -217,11 +221,12 @@ def test_labels_at_random_are_on_average_as_probable_as_by_chance(ways: int) -> 
 def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
     prototypes = torch.zeros(len(SHARES), 3, 32)
     prototypes[SHARES.index(0.75)] = torch.eye(3, 32)
-    learner.source_classes = SourceClasses(CLASSES, prototypes)
-    chosen = {share: choose(learner, SUPPORT, CLASSES, NAMELESS, share) for share in (0.5, 0.75)}
-    plain = choose(learner, SUPPORT, CLASSES, NAMELESS, 0.5, sources=False)
+    learner.source_classes = SourceClasses(KNOWN, prototypes)
+    chosen = {share: choose(learner, SUPPORT, KNOWN, None, share) for share in (0.5, 0.75)}
+    plain = choose(learner, SUPPORT, KNOWN, None, 0.5, sources=False)
     assert chosen[0.5] and plain and torch.equal(chosen[0.5].layer.weight, plain.layer.weight)
-    assert chosen[0.75] and chosen[0.75].share == 0.75
+    assert chosen[0.75] and (chosen[0.75].share, chosen[0.75].middle) == (0.75, None)
+    assert torch.equal(chosen[0.75].known, chosen[0.75].weight * torch.eye(3, 32)) and chosen[0.75].weight > 0
 
 
 def with_source_classes(learner: Learner, names: list[str]) -> Learner:
@@ -239,16 +244,37 @@ def test_classes_of_the_sources_start_at_what_was_learned_of_them(learner: Learn
     one = Examples(TEXTS[:3], [0, 1, 2])
     with_source_classes(learner, ["Sport News", "money", "cars"])
     for labels, names in (
-        (["sport_news", "Money", "CARS"], NAMELESS),  # by the label, in any case
+        (["sport_news", "Money", "CARS"], None),  # by the label, in any case
         (["0", "1", "2"], ["sport news", "money", "cars"]),  # by the name
+        (["sport news", "money", "cars"], ["体育", "理财", "汽车"]),  # by the label, also if it has another name
     ):
         start = choose(learner, one, labels, names)
         assert start and (start.share, start.weight) == (1.0, 2.0)
-        if names is NAMELESS:
+        if names is None:
             assert learner.source_classes
             torch.testing.assert_close(start.known, 2 * learner.source_classes.prototypes[-1])
-    some = choose(learner, one, ["sport_news", "money", "other"], NAMELESS)
+    some = choose(learner, one, ["sport_news", "money", "other"], None)
     assert some and some.share == 0.5 and not some.known[2].any()
+    own = choose(learner, one, ["sport_news", "money", "cars"], None, share=0.25)
+    assert own and own.share == 0.25
+
+
+@pytest.mark.parametrize(
+    ("known", "labels", "names", "rows"),
+    [
+        (["0", "1"], ["0", "1"], ["", ""], [[], []]),  # numbers say nothing
+        (["sports", "cars"], ["sports", "cars"], ["", "cars"], [[], [1]]),  # nor does an empty name
+        (["_", "cars"], ["_", "cars"], None, [[], []]),
+        (["Arts", "ARTS", "cars"], ["arts", "cars"], None, [[0, 1], [2]]),  # of two sources
+        (["sports", "cars"], ["sports", "SPORTS", "cars"], None, [[], [], [1]]),  # two classes are not one
+        (["sports", "cars"], ["other", "cars"], ["sports", "autos"], [[0], [1]]),
+    ],
+)
+def test_classes_are_found_among_those_of_the_sources(
+    learner: Learner, known: list[str], labels: list[str], names: list[str] | None, rows: list[list[int]]
+) -> None:
+    learner.source_classes = SourceClasses(known, torch.zeros(len(SHARES), len(known), 32))
+    assert source_rows(learner, labels, names) == rows
 
 
 def test_the_centre_of_a_few_texts_is_drawn_to_that_of_the_sources_classes_where_these_differ() -> None:
@@ -257,41 +283,65 @@ def test_the_centre_of_a_few_texts_is_drawn_to_that_of_the_sources_classes_where
     assert Space(features, torch.tensor([0, 1]), 2, middle).centre.tolist() == [3.0 * 2 / (2 + 4), 1.0, 6.0]
     assert Space(features.repeat(14, 1), torch.tensor([0, 1] * 14), 2, middle).centre.tolist() == [2.625, 1.0, 6.0]
 
+    uneven = Space(features[[0] + [1] * 9], torch.tensor([0] + [1] * 9), 2, middle)
+    assert float(uneven.centre[0]) == pytest.approx(3 * 3.6 / (3.6 + 4))  # as uncertain as 3.6 texts in equal numbers
 
-def test_the_middle_is_between_the_sources_classes(learner: Learner) -> None:
+
+def test_the_middle_is_that_of_the_targets_classes(learner: Learner) -> None:
     """The directions are those that part the classes, and nothing else moves."""
-    source = Domain.from_records(TEXTS[3:], ["x", "y", "z"], name="d")
-    learner.source_classes = remember(learner, [source])
-    start = choose(learner, Examples(TEXTS[:2], [0, 1]), ["x", "y"], NAMELESS[:2])
+    learner.source_classes = remember(learner, [Domain.from_records(TEXTS[3:], ["x", "y", "z"], name="d")])
+    start = choose(learner, Examples(TEXTS[:2], [0, 1]), ["x", "y"], None)
+    assert start and start.middle is None  # labels of one letter say nothing
+    start = choose(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "y"])
     assert start and start.middle
     apart = learner.source_classes.prototypes[-1, 0] - learner.source_classes.prototypes[-1, 1]
     torch.testing.assert_close(start.middle.basis.abs(), (apart / apart.norm()).abs().unsqueeze(0))
-    torch.testing.assert_close(start.middle.point, learner.encode(TEXTS[3:]).float().mean(0))
+    torch.testing.assert_close(start.middle.point, learner.encode(TEXTS[3:5]).float().mean(0))
     own = learner.encode(TEXTS[:2]).float().mean(0)
     moved = Space(learner.encode(TEXTS[:2]).float(), torch.tensor([0, 1]), 2, start.middle).centre - own
     expected = 4 / 6 * apart * ((start.middle.point - own) @ apart) / (apart @ apart)
     torch.testing.assert_close(moved, expected)
-    more = choose(learner, Examples(TEXTS[:2], [0, 1]), ["x", "w"], NAMELESS[:2])
+    more = choose(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "w"])
     assert more and more.middle is None
 
 
 def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learner) -> None:
-    with_source_classes(learner, CLASSES)
+    with_source_classes(learner, KNOWN)
     texts = [text + end for text in TEXTS for end in ("", "。", "！", "?")]
     right, wrong = ([label for label in labels for _ in range(4)] for labels in ([0, 1, 2] * 2, [1, 2, 0] * 2))
-    first, second = (choose(learner, Examples(texts, labels), CLASSES, NAMELESS) for labels in (right, wrong))
+    first, second = (choose(learner, Examples(texts, labels), KNOWN, None) for labels in (right, wrong))
     assert first and second and first.weight > second.weight == 1.0
 
 
-def test_the_prior_is_that_of_the_document(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With texts that say nothing of the start, the prior alone chooses it."""
-    held = Held(-1.0, 4.0, 4.0)
-    monkeypatch.setattr(Space, "leave_one_out", lambda self, known: held)
-    with_source_classes(learner, CLASSES)
-    start = choose(learner, SUPPORT, CLASSES, NAMELESS)
-    assert start and (start.share, start.weight) == (1.0, 8.0)
-    start = choose(learner, SUPPORT, CLASSES, TEXTS[3:], sources=False)
-    assert start and (start.share, start.weight) == (0.0, 1.0)
+def test_with_one_text_a_class_the_sources_classes_are_doubted_less_than_names(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Examples(TEXTS[:3], [0, 1, 2])
+    with_source_classes(learner, KNOWN)
+    for nats, weights in ((-0.4, [2.0, 2.0]), (-4.4, [2.0, 0.0]), (-4.6, [0.0, 0.0])):
+        monkeypatch.setattr(Space, "evidence", lambda self, known, nats=nats: nats)
+        starts = [choose(learner, one, KNOWN, None), choose(learner, one, KNOWN, TEXTS[3:], sources=False)]
+        assert [start.weight for start in starts if start] == weights
+
+
+def test_the_prior_of_a_start(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that are worth a little less than the prior do not change the start that it favours; a little more, do."""
+    with_source_classes(learner, KNOWN)
+
+    def chosen(nats: float, **how: Any) -> tuple[float, float]:
+        """Where the texts are `nats` more probable with no weight, or in the pretrained weights."""
+        held = lambda good: Held(nats / len(SUPPORT) if good else 0.0, 4.0, 4.0)  # noqa: E731
+        monkeypatch.setattr(Space, "leave_one_out", lambda self, known: held(not known.any()))
+        start = choose(learner, SUPPORT, KNOWN, **how)
+        assert start
+        return start.share, start.weight
+
+    shared: dict[str, Any] = {"names": None}
+    assert chosen(4.4, **shared) == (1.0, 8.0) and chosen(4.6, **shared) == (1.0, 0.0)
+    named: dict[str, Any] = {"names": TEXTS[3:], "sources": False}
+    assert chosen(0.9, **named) == (0.0, 1.0) and chosen(1.1, **named) == (0.0, 0.0)
+    assert [_prior(share, 1.0, True) for share in (0.0, 0.5, 1.0)] == [3.0, 5.0, 7.0]
+    assert [_prior(0.0, weight, True) for weight in (1.0, 2.0, 4.0, 8.0)] == [3.0, 3.5, 4.0, 4.5]
 
 
 @pytest.mark.parametrize(
@@ -342,8 +392,9 @@ def byte_pairs() -> PreTrainedTokenizerFast:
 def test_a_name_that_the_vocabulary_spells_says_nothing(tokenizer: Callable[[], PreTrainedTokenizerFast]) -> None:
     tokens = TokenCache(tokenizer(), 64)
     assert [name for name in ("rain", "sports", "rain sport") if not tokens.reads(name)] == []
-    assert [name for name in ("weather", "海", "hat") if tokens.reads(name)] == []
-    assert tokens.reads("天气") == (tokenizer is not byte_pairs)
+    assert [name for name in ("weather", "海", "hat", "погода") if tokens.reads(name)] == []
+    for name in ("天气", "天气 ⚽", "rain!"):
+        assert tokens.reads(name) == (tokenizer is not byte_pairs or name == "rain!")
 
 
 def test_a_prefix_is_no_part_of_a_name(tmp_path: Path) -> None:
@@ -357,7 +408,13 @@ def test_names_that_are_not_read_are_left_out_and_named(learner: Learner, caplog
     start = choose(learner, one, CLASSES, ["weather", "fitness", "pets"])
     assert start and start.weight == 0.0
     adapt(learner, TEXTS[:3], CLASSES, class_names=dict.fromkeys(CLASSES[:2], "weather") | {CLASSES[2]: TEXTS[5]})
-    assert "the encoder has no words for 'weather', 'weather': " in caplog.text
+    assert (
+        "the encoder has no words for what these labels are called, so their names are not used: 'a', 'b'; "
+        in caplog.text
+    )
+    caplog.clear()
+    adapt(with_source_classes(learner, KNOWN), TEXTS[:3], KNOWN)
+    assert "no words" not in caplog.text  # it knows the classes otherwise
 
 
 def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> None:
@@ -369,6 +426,30 @@ def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> 
     np.testing.assert_allclose(fitted.predict_proba(TEXTS), expected.numpy(), atol=1e-4)
     assert fitted.adapted_.metadata["start"] == {"blend": start.share, "names_weight": start.weight}
     assert fitted.adapted_.metadata["inner_steps"] == 0
+
+
+def test_the_exported_classifier_keeps_to_the_middle_of_the_sources_classes(learner: Learner) -> None:
+    learner.source_classes = remember(learner, [Domain.from_records(TEXTS[3:], KNOWN, name="source")])
+    classifier = FewShotClassifier(learner).fit(TEXTS[:3], KNOWN)
+    start = choose(learner, Examples(TEXTS[:3], [2, 1, 0]), sorted(KNOWN), readable(sorted(KNOWN)))
+    assert start and start.middle
+    vectors = learner.encode(TEXTS).float()
+    own = vectors[:3].mean(0)
+    centre = own + (start.middle.point - own) @ start.middle.basis.T @ start.middle.basis * 4 / 7
+    expected = start.layer.weight @ (vectors - centre).T
+    found = torch.from_numpy(classifier.predict_proba(TEXTS)).log().T
+    torch.testing.assert_close(found - found.mean(0), expected - expected.mean(0), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("epochs", "unlabelled"), [(1, []), (0, ["球迷主场"])])
+def test_what_follows_the_start_keeps_to_the_middle(learner: Learner, epochs: int, unlabelled: list[str]) -> None:
+    start = choose(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
+    assert start and start.middle is None
+    layers = []
+    for middle in (None, Middle(torch.full((32,), 9.0), torch.eye(32))):
+        with tuned(learner, SUPPORT, start._replace(middle=middle), epochs, unlabelled) as layer:
+            layers.append(layer.weight.clone())
+    assert not torch.allclose(*layers, rtol=0.1)
 
 
 def test_class_names_change_what_is_learned(learner: Learner) -> None:
