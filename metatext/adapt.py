@@ -75,10 +75,12 @@ def adapt(
         steps: inner steps, with the learned rates; by default none with a prototype head, whose start is chosen from
             the texts, and as many as in meta-training with a learned head.
         class_names: what a label is called, in the language of the texts: a word or a short description. By default
-            the label itself, unless it is a number or the like; an empty name says nothing.
-        blend: share of the meta-trained weights, one of `metatext.blend.SHARES`; by default chosen from the support.
-        epochs: passes of fine-tuning over the texts (`metatext.tune`); by default 4 from 30 texts on, and none with
-            fewer, or where inner steps are asked for.
+            the label itself, unless it is a number or the like; an empty name says nothing. By it or the label, in any
+            case, what was learned of a source's class is found.
+        blend: share of the meta-trained weights, one of `metatext.blend.SHARES`; by default chosen from the support;
+            with one text a class all where the sources have the classes, half otherwise.
+        epochs: passes of fine-tuning over the texts (`metatext.tune`); by default 4 from 30 texts on, or from 60
+            where the sources have the classes, and none with fewer, or where inner steps are asked for.
         unlabelled: further texts of the target, some hundreds: they show where its texts lie, and join the prototypes
             of the classes that they are likely to be of.
 
@@ -126,11 +128,11 @@ def adapt(
 def passes(support: Examples, start: Start | None, steps: int | None, epochs: int | None) -> int:
     """Passes of fine-tuning over the support: those asked for, else `EPOCHS` where no inner steps are.
 
-    With few texts there are none: they would fit these alone.
+    With few texts there are none: they would fit these alone. Where the sources have the classes, few are more.
     """
     if epochs is not None:
         return epochs
-    return EPOCHS if start and not steps and len(support) >= FEWEST else 0
+    return EPOCHS if start and not steps and len(support) >= FEWEST * (2 if start.shared else 1) else 0
 
 
 @contextmanager

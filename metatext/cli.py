@@ -132,7 +132,7 @@ class Adapt:
     blend: float | None = None
     """Share of the meta-trained weights: 0, 0.25, 0.5, 0.75 or 1; by default chosen from your texts."""
     epochs: int | None = None
-    """Passes of fine-tuning over your texts; by default 4 from 30 texts on, and none with fewer."""
+    """Passes of fine-tuning over your texts; by default 4 from 30 texts on (60 where the sources have the classes)."""
     unlabelled: tuple[str, ...] = ()
     """Files of further texts, some hundreds: in a column of the same name, or a .txt's lines; labels are not read."""
     overwrite: bool = False

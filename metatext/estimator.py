@@ -28,8 +28,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             like a few labelled texts. By default the labels themselves, unless they are numbers or the like.
         blend: share of the meta-trained weights in the encoder, from 0 to 1 in quarters; by default chosen from the
             labelled texts.
-        epochs: passes of fine-tuning over the labelled texts. By default 4 from 30 texts on; none with fewer, with
-            inner steps, or with a learned head.
+        epochs: passes of fine-tuning over the labelled texts. By default 4 from 30 texts on, or from 60 where the
+            sources have the classes; none with fewer, with inner steps, or with a learned head.
 
     Attributes:
         classes_: the labels, sorted, as they were given (strings or numbers).

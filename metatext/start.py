@@ -39,7 +39,8 @@ class Start(NamedTuple):
     share: float  # of the meta-trained weights in the encoder
     weight: float  # of what was known of the classes before, in texts
     known: Tensor  # that, (classes, hidden)
-    middle: Middle | None  # of the classes, where the sources have them all
+    shared: bool  # whether the sources have all classes
+    middle: Middle | None  # of the classes, where they do
     scale: float  # of the cosines in the logits while the encoder is fine-tuned
     calibrated: float  # their scale in the classifier
     layer: LinearLayer  # on the features of the blended encoder
@@ -98,7 +99,7 @@ def choose(
             score = held.likelihood * len(labels) + _prior(blend, weight, shared)
             if best is None or score > best[0]:
                 layer = space.layer(before, held.calibrated)
-                best = score, Start(blend, weight, before, middle, held.scale, held.calibrated, layer)
+                best = score, Start(blend, weight, before, shared, middle, held.scale, held.calibrated, layer)
     assert best
     return best[1]
 

@@ -12,7 +12,7 @@ from conftest import central_difference, make_rows
 from transformers import AutoModel, AutoTokenizer
 
 from metatext import FewShotClassifier, Learner
-from metatext.adapt import adapt
+from metatext.adapt import adapt, passes
 from metatext.errors import InputError
 from metatext.prototypes import Space
 from metatext.settings import LearnerSettings
@@ -277,3 +277,16 @@ def test_impossible_epochs_are_refused(learner: Learner, tiny_bert: Path) -> Non
     linear = Learner.from_pretrained(tiny_bert, head="linear", classes=classes)
     with pytest.raises(InputError, match="epochs is for learners with a prototype head"):
         adapt(linear, support.texts, labels, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("shared", "texts", "expected"), [(False, 29, 0), (False, 30, 4), (True, 59, 0), (True, 60, 4)]
+)
+def test_the_texts_from_which_on_the_encoder_is_fine_tuned(
+    learner: Learner, shared: bool, texts: int, expected: int
+) -> None:
+    support, classes = support_of(10)
+    start = start_of(learner, support, classes)._replace(shared=shared)
+    some = Examples(support.texts[:texts], support.labels[:texts])
+    assert passes(some, start, None, None) == expected
+    assert (passes(some, start, 3, None), passes(some, start, None, 7), passes(some, None, None, None)) == (0, 7, 0)
