@@ -118,7 +118,7 @@ def adapt(
         model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
     if start:
-        metadata["start"] = {"blend": start.share, "names_weight": start.weight}
+        metadata["start"] = {"blend": start.share, "names_weight": start.weight, "shared": start.shared}
         metadata |= {"epochs": epochs, "unlabelled": len(unlabelled)}
     if steps is not None or start:
         metadata["inner_steps"] = steps or 0

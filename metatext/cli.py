@@ -156,17 +156,22 @@ class Adapt:
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
         texts = f"{len(domain)} texts" + (f" and {adapted.metadata['unlabelled']} without labels" if more else "")
-        print(f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {texts}")
+        found = [adapted.classes[i] for i in adapted.probabilities(domain.texts).argmax(1).tolist()]
+        same = sum(given == own for given, own in zip(found, domain.labels, strict=True))
+        print(
+            f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {texts}, "
+            f"of which it gives {same} your label"
+        )
         if start := adapted.metadata.get("start"):
             epochs = adapted.metadata["epochs"]
-            tuned = f"was fine-tuned in {epochs} passes over your texts" if epochs else "was not fine-tuned"
-            print(
-                f"its encoder {tuned}, from {start['blend']:.0%} of what was meta-learned; "
-                "what was known of the classes before (their names, source classes) counts as "
-                f"{start['names_weight']:g} texts each"
-            )
-            if not start["names_weight"]:
-                print("if the labels are codes, say what they mean: --class-names label=name ...")
+            tuned = f"then fine-tuned in {epochs} passes over your texts" if epochs else "not fine-tuned"
+            way = f"{start['blend']:.0%} of the way from pretrained to meta-trained"
+            print(f"encoder: {way} (--blend), {tuned} (--epochs)")
+            known = "those of the sources; what was learned of them" if start["shared"] else "what their names say"
+            if start["names_weight"]:
+                print(f"classes: {known} counts as much as {start['names_weight']:g} more texts of each")
+            else:
+                print("classes: known by your texts alone; --class-names label=name ... says what codes mean")
 
 
 @dataclass(frozen=True)

@@ -424,7 +424,11 @@ def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> 
     with blended(learner, start.share):
         expected = start.layer.logits(learner.encode(TEXTS)).softmax(1)
     np.testing.assert_allclose(fitted.predict_proba(TEXTS), expected.numpy(), atol=1e-4)
-    assert fitted.adapted_.metadata["start"] == {"blend": start.share, "names_weight": start.weight}
+    assert fitted.adapted_.metadata["start"] == {
+        "blend": start.share,
+        "names_weight": start.weight,
+        "shared": False,
+    }
     assert fitted.adapted_.metadata["inner_steps"] == 0
 
 
