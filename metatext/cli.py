@@ -312,9 +312,7 @@ def run_command(parse: Any, words: list[str]) -> None:
     debug = "--debug" in words
     _set_up_logging(debug)
     try:
-        words = [word for word in words if word != "--debug"]
-        _check_repeated(words)
-        _parsed(parse, words).run()
+        _parsed(parse, [word for word in words if word != "--debug"]).run()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
     except (InputError, OSError, FloatingPointError) as error:
@@ -327,14 +325,6 @@ def run_command(parse: Any, words: list[str]) -> None:
         again = "a search or an evaluation when it is repeated; a pre-training starts anew"
         print(f"metatext: interrupted; {what}; {again}", file=sys.stderr)
         sys.exit(130)
-
-
-def _check_repeated(words: Sequence[str]) -> None:
-    """Refuses an option that stands twice, of which the parser would take the last only."""
-    options = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
-    for option in dict.fromkeys(options):
-        if options.count(option) > 1:
-            raise InputError(f"{option} stands twice: put all its values after one, or leave one out")
 
 
 def _parsed(parse: Any, words: list[str]) -> Any:

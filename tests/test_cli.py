@@ -197,8 +197,6 @@ def test_adapt_takes_texts_without_labels_and_passes_over_those_with(
     main(words(*adapt, "--unlabelled", more, lines, "--epochs", 1))
     metadata = json.loads((tmp_path / "model" / "metatext.json").read_text(encoding="utf-8"))
     assert (metadata["epochs"], metadata["unlabelled"]) == (1, 26)
-    twice = refused(*adapt, "--overwrite", "--unlabelled", more, "--unlabelled", lines)
-    assert "--unlabelled stands twice: put all its values after one" in twice
     sentence = refused(*adapt, "--by", "text", "--overwrite")
     assert "--by parts source files into domains, but a file to adapt to is one" in sentence
     assert "row 2" in refused(*adapt, "--overwrite", "--unlabelled", write_jsonl(more, [{"text": "a"}, {"text": " "}]))
