@@ -45,7 +45,7 @@ class Pretrain:
 
         if self.table.by:
             raise InputError("--by parts labelled files into domains, but these are texts without labels: leave it out")
-        texts = [text for file in self.texts for text in self.table.read_texts(file)]
+        texts = self.table.read_texts(self.texts)
         loss = pretrain(self.encoder, texts, self.output, self.settings)
         print(
             f"{self.output}: pre-trained on {len(texts)} texts, loss {loss:.2f} nats a masked token in the last epoch"
@@ -150,7 +150,7 @@ class Adapt:
         domain = self.table.read(self.file)
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
-        more = [text for path in self.unlabelled for text in self.table.read_texts(path)]
+        more = self.table.read_texts(self.unlabelled)
         learner = Learner.from_pretrained(self.learner).to(default_device())
         adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend, self.epochs, more)
         adapted.metadata["clean"] = list(self.table.clean)

@@ -97,7 +97,7 @@ class Recipe:
         for name in self.unlabelled:
             if name.startswith("hub:"):
                 raise InputError(f"unlabelled={name!r} is to be a file: its texts are not read from the Hub")
-        texts = [text for name in self.unlabelled for text in self.table.read_texts(self._place(name, "train"))]
+        texts = self.table.read_texts([self._place(name, "train") for name in self.unlabelled])
         return Data(sources, {name: self._target(name) for name in self.target}, texts)
 
     def train(self, data: Data) -> list[str]:

@@ -45,12 +45,13 @@ class Table:
         how = (self.by, self.text, self.label, self.encoding, self.clean or None)
         return [domain for path in paths for domain in Domain.each_from_file(path, *how)]
 
-    def read_texts(self, path: str) -> list[str]:
-        """The texts of a file, whose rows need no label; in a .txt file each line is one."""
+    def read_texts(self, paths: Sequence[str]) -> list[str]:
+        """The texts of files, whose rows need no label; in a .txt file each line is one."""
         from metatext.cleaning import clean_texts
         from metatext.tables import read_texts
 
-        return clean_texts(read_texts(path, self.text, self.encoding)[1], self.clean or None)
+        texts = [text for path in paths for text in read_texts(path, self.text, self.encoding)[1]]
+        return clean_texts(texts, self.clean or None)
 
     def read(self, path: str) -> Domain:
         """The file, or the data set hub:ID[:CONFIG[:SPLIT]] on the Hub, as one domain."""
@@ -344,7 +345,7 @@ class Job:
 
     def target_texts(self) -> list[str]:
         """The unlabelled texts of the target."""
-        return [text for path in self.unlabelled for text in self.table.read_texts(path)]
+        return self.table.read_texts(self.unlabelled)
 
 
 @dataclass(frozen=True)

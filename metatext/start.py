@@ -72,6 +72,7 @@ def choose(
     several = bool((torch.bincount(labels) > 1).any())
     rows = source_rows(learner, classes, names) if sources else [[] for _ in classes]
     shared = all(rows)
+    said = [name if name and learner.tokens.reads(name) else "" for name in names or [""] * len(classes)]
     if share is not None:
         shares: tuple[float, ...] = (share,)
     elif learner.pretrained is None:
@@ -82,7 +83,7 @@ def choose(
     for blend in shares:
         with blended(learner, blend):
             features = learner.encode(support.texts).float()
-            known = _named(learner, names or [""] * len(classes))
+            known = _named(learner, said)
         remembered = [_remembered(learner, of, SHARES.index(blend)) for of in rows]
         known = normalize(known + torch.stack([direction for direction, _ in remembered]), dim=1)
         middle = _middle(remembered) if shared else None
@@ -122,7 +123,7 @@ def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> lis
 
 def readable(labels: Sequence[str]) -> list[str]:
     """Labels as names; empty where they say nothing: numbers, single letters, or words that only their digits part."""
-    names = [label.replace("_", " ").strip() for label in labels]
+    names = list(map(_in_words, labels))
     words = ["".join(c for c in name if not c.isdigit()).strip(" -.#") for name in names]
     if len(set(words)) < len(words) or any(len(word) < 2 and word.isascii() for word in words):
         return [""] * len(names)
@@ -145,7 +146,11 @@ def source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str] |
 
 
 def _key(name: str) -> str:
-    return name.replace("_", " ").strip().casefold()
+    return _in_words(name).casefold()
+
+
+def _in_words(label: str) -> str:
+    return label.replace("_", " ").strip()
 
 
 def unread(learner: Learner, classes: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -170,12 +175,12 @@ def _prior(share: float, weight: float, shared: bool) -> float:
 
 
 def _named(learner: Learner, names: Sequence[str]) -> Tensor:
-    """What the names say: directions from their mean, or zero where one is empty or not read, (classes, hidden)."""
+    """What the names say: directions from their mean, or zero where one is empty, (classes, hidden)."""
     total = torch.zeros(len(names), learner.encoder.config.hidden_size)
-    read = [i for i, name in enumerate(names) if name and learner.tokens.reads(name)]
-    if len(read) > 1:
-        named = learner.encode([names[i] for i in read]).float()
-        total[read] = normalize(named - named.mean(0), dim=1)
+    rows = [i for i, name in enumerate(names) if name]
+    if len(rows) > 1:
+        named = learner.encode([names[i] for i in rows]).float()
+        total[rows] = normalize(named - named.mean(0), dim=1)
     return total
 
 

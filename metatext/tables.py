@@ -88,12 +88,14 @@ def read_texts(path: str | Path, text: str, encoding: str | None = None) -> tupl
     try:
         rows = read_rows(path, encoding)
     except InputError:
-        content = _decode(_bytes(path), path, encoding) if path.suffix.lower() == ".txt" else "{"
+        if path.suffix.lower() != ".txt":
+            raise
         # not str.splitlines, which takes U+2028 and the like for ends of lines, and they stand within texts
+        content = _decode(_bytes(path), path, encoding)
         lines = [line for line in re.split(r"\r\n|\n|\r", content) if line.strip()]
         if not lines:
             raise InputError(f"{path} is empty") from None
-        if lines[0].lstrip().startswith("{"):  # JSON with a fault, or no .txt file
+        if lines[0].lstrip().startswith("{"):  # JSON with a fault
             raise
         rows = Dataset.from_dict({text: lines})
     return rows, checked_strings(column(rows, text, path), str(path), text)
