@@ -240,13 +240,14 @@ class Evaluate:
     overwrite: bool = False
     """Replace the output files."""
     progress: bool = True
-    """Show a progress bar (--no-progress: none)."""
+    """Whether a progress bar is shown; --no-progress: none."""
 
     def run(self) -> None:
         """Reads everything before anything is written."""
         from metatext.pipeline import evaluate, evaluation_files, read_sources
 
-        for file in evaluation_files(Path(self.output), self.settings.plot):
+        files = evaluation_files(Path(self.output), self.settings.plot)
+        for file in files:
             check_free_file(file, self.overwrite)
         if not self.runs:
             raise InputError("name one or more learners to evaluate: metatext evaluate runs/news --target ...")
@@ -256,7 +257,7 @@ class Evaluate:
         result = evaluate(
             list(self.runs), target, sources, self.settings, test, Path(self.output), progress=self.progress
         )
-        print(result["table"], *result["differences"], sep="\n")
+        print(result["table"], *result["differences"], f"written: {', '.join(map(str, files))}", sep="\n")
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ class TrainConfig:
     tracker: str | None = None
     """Experiment tracker, any that Accelerate knows: tensorboard, wandb, ..."""
     progress: bool = True
-    """Show a progress bar (--no-progress: none)."""
+    """Whether a progress bar is shown; --no-progress: none."""
 
     def __post_init__(self) -> None:
         _check_least(self, 1, "meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "save_every")
@@ -282,7 +282,7 @@ class PretrainSettings:
     seed: int = 0
     """Seed of the order of the texts, of what is masked, and of a new head."""
     progress: bool = True
-    """Show a progress bar (--no-progress: none)."""
+    """Whether a progress bar is shown; --no-progress: none."""
 
     def __post_init__(self) -> None:
         _check_least(self, 1, "batch_size")
