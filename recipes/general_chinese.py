@@ -28,8 +28,8 @@ CHINESE = Recipe(
     orders=("first-order",),
     table=Table(clean=("weibo",)),
     # A source counts by the square root of its rows; polarity, with two classes, stands beside 15 sections. Classes
-    # that are held out would be headlines' above all, of which the encoder has learned what there is after 40 steps, and
-    # of emotions not: none is, and the last weights are kept.
+    # that are held out would be headlines' above all, of which the encoder has soon learned what there is, and of
+    # emotions not: none is, and the last weights are kept.
     episodes=EpisodeSettings(ways=10, shots=5, queries=5, temperature=2.0, varied=True, valid_fraction=0),
     learner=LearnerSettings(inner_steps=0, text_prefix="query: ", max_length=64),
     config=TrainConfig(
