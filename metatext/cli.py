@@ -69,7 +69,7 @@ class Train(Job):
 
         if not self.config.output:
             raise InputError("name a folder for the run: --output runs/name")
-        domains, texts = self.table.read_each(self.source), self.target_texts()
+        domains, texts = self.table.read_each(self.source), self.table.read_texts(self.unlabelled)
         summary = train(domains, self.encoder, self.learner, self.episodes, self.config, target_texts=texts)
         if not PartialState().is_main_process:
             return

@@ -343,10 +343,6 @@ class Job:
     learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)
     config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
-    def target_texts(self) -> list[str]:
-        """The unlabelled texts of the target."""
-        return self.table.read_texts(self.unlabelled)
-
 
 @dataclass(frozen=True)
 class EvaluateSettings:
