@@ -2,10 +2,11 @@
 
 A class's prototype (`metatext.prototypes`) is the sum of its texts' directions, and of `weight` times the direction of
 what was known of the class before: its name and, where a source domain has a class of the same name, that class.
-Blend and weight are those with the largest likelihood of each support text under prototypes made without it
+Blend and weight are the means of their posterior: the likelihood of each support text under prototypes made without it
 (leave-one-out), times a prior: where the sources have all the target's classes, what was learned of them likely holds.
-With one text a class, that likelihood says too little: the blend is half and half, or all meta-trained where the
-sources have all classes, and what was known counts as two texts unless the texts speak against it.
+The best of a few texts would often be so by chance. With one text a class, that likelihood says too little: the blend
+is half and half, or all meta-trained where the sources have all classes, and what was known counts as two texts unless
+the texts speak against it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log2
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -26,7 +29,7 @@ from metatext.prototypes import Middle, Space
 from metatext.tables import choice
 from metatext.tasks import Examples
 
-RULE = 3  # of the choice: an evaluation that was begun by another does not go on
+RULE = 4  # of the choice: an evaluation that was begun by another does not go on
 _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
 _WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts
 _DOUBT = -0.5  # nats of evidence below which what was known is left out, where no class has two texts
@@ -79,30 +82,59 @@ def choose(
         shares = (1.0,)
     else:
         shares = SHARES if several else (1.0 if shared else _SHARE,)
-    best: tuple[float, Start] | None = None
-    for blend in shares:
-        with blended(learner, blend):
-            features = learner.encode(support.texts).float()
-            known = _named(learner, said)
-        remembered = [_remembered(learner, of, SHARES.index(blend)) for of in rows]
-        known = normalize(known + torch.stack([direction for direction, _ in remembered]), dim=1)
-        middle = _middle(remembered) if shared else None
-        space = Space(features, labels, len(classes), middle)
-        if not known.any():
+    views = {blend: _view(learner, support, said, rows, blend) for blend in shares}
+    scores: dict[tuple[float, float], float] = {}
+    for blend, view in views.items():
+        if not view.known.any():
             weights: tuple[float, ...] = (0.0,)
         elif several:
             weights = _WEIGHTS
         else:
-            weights = (_WEIGHT if space.evidence(known) > (_SHARED_DOUBT if shared else _DOUBT) else 0.0,)
+            weights = (_WEIGHT if view.space.evidence(view.known) > (_SHARED_DOUBT if shared else _DOUBT) else 0.0,)
         for weight in weights:
-            before = weight * known
-            held = space.leave_one_out(before)
-            score = held.likelihood * len(labels) + _prior(blend, weight, shared)
-            if best is None or score > best[0]:
-                layer = space.layer(before, held.calibrated)
-                best = score, Start(blend, weight, before, shared, middle, held.scale, held.calibrated, layer)
-    assert best
-    return best[1]
+            held = view.space.leave_one_out(weight * view.known)
+            scores[blend, weight] = held.likelihood * len(labels) + _prior(blend, weight, shared)
+    blend, weight = posterior_means(scores)
+    space, known, middle = views[blend]
+    before = weight * known
+    held = space.leave_one_out(before)
+    layer = space.layer(before, held.calibrated)
+    return Start(blend, weight, before, shared, middle, held.scale, held.calibrated, layer)
+
+
+def posterior_means(scores: Mapping[tuple[float, float], float]) -> tuple[float, float]:
+    """The mean weight, and of the blends the one nearest to the mean.
+
+    The mean is of the logarithm of 1 + weight: a weight counts texts beside those of the support.
+
+    Args:
+        scores: log posterior of each (share, weight), up to a constant, in nats.
+    """
+    shares, weights = np.array(list(scores)).T
+    odds = softmax(list(scores.values()))
+    share = np.average(shares, weights=odds)
+    weight = np.expm1(np.average(np.log1p(weights), weights=odds))
+    return float(min(shares, key=lambda one: abs(one - share))), round(float(weight), 3)
+
+
+class _View(NamedTuple):
+    """A task as one blend of the encoder sees it."""
+
+    space: Space  # of the support
+    known: Tensor  # of the classes before, as directions, (classes, hidden)
+    middle: Middle | None  # of the classes, where the sources have all of them
+
+
+def _view(
+    learner: Learner, support: Examples, names: Sequence[str], rows: Sequence[Sequence[int]], share: float
+) -> _View:
+    with blended(learner, share):
+        features = learner.encode(support.texts).float()
+        known = _named(learner, names)
+    remembered = [_remembered(learner, of, SHARES.index(share)) for of in rows]
+    known = normalize(known + torch.stack([direction for direction, _ in remembered]), dim=1)
+    middle = _middle(remembered) if all(rows) else None
+    return _View(Space(features, torch.tensor(support.labels), len(names), middle), known, middle)
 
 
 def check_names(class_names: Iterable[str], classes: Sequence[str]) -> None:

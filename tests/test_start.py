@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from metatext.errors import InputError
 from metatext.learner import SourceClasses
 from metatext.prototypes import SCALES, Held, Middle, Space
 from metatext.settings import EvaluateSettings, names_by_label
-from metatext.start import _prior, called, choose, readable, source_rows
+from metatext.start import called, choose, posterior_means, readable, source_rows
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
 from metatext.tune import tuned
@@ -310,7 +309,7 @@ def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learn
     texts = [text + end for text in TEXTS for end in ("", "。", "！", "?")]
     right, wrong = ([label for label in labels for _ in range(4)] for labels in ([0, 1, 2] * 2, [1, 2, 0] * 2))
     first, second = (choose(learner, Examples(texts, labels), KNOWN, None) for labels in (right, wrong))
-    assert first and second and first.weight > second.weight == 1.0
+    assert first and second and first.weight > 2.0 and second.weight < 1.0
 
 
 def test_with_one_text_a_class_the_sources_classes_are_doubted_less_than_names(
@@ -324,24 +323,28 @@ def test_with_one_text_a_class_the_sources_classes_are_doubted_less_than_names(
         assert [start.weight for start in starts if start] == weights
 
 
-def test_the_prior_of_a_start(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts that are worth a little less than the prior do not change the start that it favours; a little more, do."""
+def test_where_texts_say_nothing_the_start_is_what_the_prior_says(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_source_classes(learner, KNOWN)
+    monkeypatch.setattr(Space, "leave_one_out", lambda self, known: Held(-1.0, 4.0, 4.0))
+    shared = choose(learner, SUPPORT, KNOWN, None)
+    # 4 nats for the meta-trained weights: their share is 0.86 on average, to which 0.75 is the nearest blend
+    odds = {0: 1.0, 1: math.exp(3), 2: math.exp(3.5), 4: math.exp(4), 8: math.exp(4.5)}
+    mean = math.exp(sum(p * math.log(1 + weight) for weight, p in odds.items()) / sum(odds.values())) - 1
+    assert shared and (shared.share, shared.weight) == (0.75, pytest.approx(mean, abs=1e-3))
+    named = choose(learner, SUPPORT, KNOWN, TEXTS[3:], sources=False)
+    # every blend is as likely; a nat for each weight above 0
+    mean = math.exp(sum(math.e * math.log(1 + weight) for weight in (1, 2, 4, 8)) / (1 + 4 * math.e)) - 1
+    assert named and (named.share, named.weight) == (0.5, pytest.approx(mean, abs=1e-3))
 
-    def chosen(nats: float, **how: Any) -> tuple[float, float]:
-        """Where the texts are `nats` more probable with no weight, or in the pretrained weights."""
-        held = lambda good: Held(nats / len(SUPPORT) if good else 0.0, 4.0, 4.0)  # noqa: E731
-        monkeypatch.setattr(Space, "leave_one_out", lambda self, known: held(not known.any()))
-        start = choose(learner, SUPPORT, KNOWN, **how)
-        assert start
-        return start.share, start.weight
 
-    shared: dict[str, Any] = {"names": None}
-    assert chosen(4.4, **shared) == (1.0, 8.0) and chosen(4.6, **shared) == (1.0, 0.0)
-    named: dict[str, Any] = {"names": TEXTS[3:], "sources": False}
-    assert chosen(0.9, **named) == (0.0, 1.0) and chosen(1.1, **named) == (0.0, 0.0)
-    assert [_prior(share, 1.0, True) for share in (0.0, 0.5, 1.0)] == [3.0, 5.0, 7.0]
-    assert [_prior(0.0, weight, True) for weight in (1.0, 2.0, 4.0, 8.0)] == [3.0, 3.5, 4.0, 4.5]
+def test_where_texts_say_all_the_start_is_the_one_that_they_favour() -> None:
+    scores = {(share, weight): 0.0 for share in SHARES for weight in (0.0, 2.0, 8.0)}
+    assert posterior_means(scores | {(0.25, 8.0): 50.0}) == (0.25, 8.0)
+    two = posterior_means(scores | {(0.0, 8.0): 50.0, (0.5, 0.0): 50.0})
+    assert two == (0.25, pytest.approx(2.0, abs=0.001))  # in logarithms: 1 + weight is 9 or 1
+    assert posterior_means({(1.0, 0.0): -3.0}) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(
