@@ -21,7 +21,8 @@ from metatext.heads import LinearHead, LinearLayer
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, loading
 from metatext.maml import adapted
-from metatext.start import Start, called, check_names, choose, unread
+from metatext.names import called, check_names
+from metatext.start import Start, choose, unread
 from metatext.tables import checked_texts, listed
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer

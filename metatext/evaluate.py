@@ -24,10 +24,11 @@ from metatext.errors import InputError
 from metatext.files import write_text
 from metatext.heads import PrototypeHead
 from metatext.learner import Learner
+from metatext.names import called, readable
 from metatext.report import UNLABELLED
 from metatext.setfit import setfit
 from metatext.settings import EvaluateSettings, names_by_label
-from metatext.start import called, choose, readable
+from metatext.start import choose
 from metatext.statistics import calibration_error
 from metatext.tasks import Examples
 

@@ -26,10 +26,11 @@ from metatext.files import write_json, write_text
 from metatext.heads import LinearHead
 from metatext.hub import read_metadata
 from metatext.learner import Learner, default_device, saved_settings
+from metatext.names import check_names
 from metatext.plot import plot_accuracy, pyplot
 from metatext.report import classes, compare, differences, is_own, summarise, table
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig, names_by_label
-from metatext.start import RULE, check_names
+from metatext.start import RULE
 from metatext.tables import listed
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output, describe, digest

@@ -11,7 +11,7 @@ the texts speak against it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import log2
 from typing import NamedTuple
 
@@ -22,11 +22,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from metatext.blend import SHARES, blended
-from metatext.errors import InputError
 from metatext.heads import LinearLayer, PrototypeHead
 from metatext.learner import Learner
+from metatext.names import in_words, readable
 from metatext.prototypes import Middle, Space
-from metatext.tables import choice
 from metatext.tasks import Examples
 
 RULE = 4  # of the choice: an evaluation that was begun by another does not go on
@@ -137,31 +136,6 @@ def _view(
     return _View(Space(features, torch.tensor(support.labels), len(names), middle), known, middle)
 
 
-def check_names(class_names: Iterable[str], classes: Sequence[str]) -> None:
-    """Refuses a name for a label that is not among `classes`.
-
-    Raises:
-        InputError: naming the label, and the one that may have been meant.
-    """
-    for label in sorted(set(class_names) - set(classes)):
-        raise InputError(f"a name is given for label {label!r}; {choice(label, classes)}")
-
-
-def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:
-    """What each class is called: by `class_names`, else its label where that is readable."""
-    own = dict(zip(classes, readable(classes), strict=True))
-    return [(class_names or {}).get(label, own[label]) for label in classes]
-
-
-def readable(labels: Sequence[str]) -> list[str]:
-    """Labels as names; empty where they say nothing: numbers, single letters, or words that only their digits part."""
-    names = list(map(_in_words, labels))
-    words = ["".join(c for c in name if not c.isdigit()).strip(" -.#") for name in names]
-    if len(set(words)) < len(words) or any(len(word) < 2 and word.isascii() for word in words):
-        return [""] * len(names)
-    return names
-
-
 def source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str] | None) -> list[list[int]]:
     """Which of the sources' classes each class is, by its name or its label in any case; none where two would be one.
 
@@ -178,11 +152,7 @@ def source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str] |
 
 
 def _key(name: str) -> str:
-    return _in_words(name).casefold()
-
-
-def _in_words(label: str) -> str:
-    return label.replace("_", " ").strip()
+    return in_words(name).casefold()
 
 
 def unread(learner: Learner, classes: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -19,9 +19,10 @@ from metatext.adapt import adapt
 from metatext.blend import SHARES, blended, remember
 from metatext.errors import InputError
 from metatext.learner import SourceClasses
+from metatext.names import called, readable
 from metatext.prototypes import SCALES, Held, Middle, Space
 from metatext.settings import EvaluateSettings, names_by_label
-from metatext.start import called, choose, posterior_means, readable, source_rows
+from metatext.start import choose, posterior_means, source_rows
 from metatext.tasks import Examples
 from metatext.tokens import TokenCache, load_tokenizer
 from metatext.tune import tuned

@@ -1,0 +1,38 @@
+"""What labels are called: a label in words, or a name that was given for it; nothing where a label says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from metatext.errors import InputError
+from metatext.tables import choice
+
+
+def check_names(class_names: Iterable[str], classes: Sequence[str]) -> None:
+    """Refuses a name for a label that is not among `classes`.
+
+    Raises:
+        InputError: naming the label, and the one that may have been meant.
+    """
+    for label in sorted(set(class_names) - set(classes)):
+        raise InputError(f"a name is given for label {label!r}; {choice(label, classes)}")
+
+
+def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:
+    """What each class is called: by `class_names`, else its label where that is readable."""
+    own = dict(zip(classes, readable(classes), strict=True))
+    return [(class_names or {}).get(label, own[label]) for label in classes]
+
+
+def readable(labels: Sequence[str]) -> list[str]:
+    """Labels as names; empty where they say nothing: numbers, single letters, or words that only their digits part."""
+    names = list(map(in_words, labels))
+    words = ["".join(c for c in name if not c.isdigit()).strip(" -.#") for name in names]
+    if len(set(words)) < len(words) or any(len(word) < 2 and word.isascii() for word in words):
+        return [""] * len(names)
+    return names
+
+
+def in_words(label: str) -> str:
+    """A label without underscores and spaces about it."""
+    return label.replace("_", " ").strip()
