@@ -25,12 +25,12 @@ def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> lis
 
 
 def readable(labels: Sequence[str]) -> list[str]:
-    """Labels as names; empty where they say nothing: numbers, single letters, or words that only their digits part."""
+    """Labels as names; empty where one says nothing, a number or a letter, and for all that only their digits part."""
     names = list(map(in_words, labels))
     words = ["".join(c for c in name if not c.isdigit()).strip(" -.#") for name in names]
-    if len(set(words)) < len(words) or any(len(word) < 2 and word.isascii() for word in words):
+    if len(set(words)) < len(words):
         return [""] * len(names)
-    return names
+    return [name if len(word) > 1 or not word.isascii() else "" for name, word in zip(names, words, strict=True)]
 
 
 def in_words(label: str) -> str:

@@ -264,7 +264,7 @@ def test_classes_of_the_sources_start_at_what_was_learned_of_them(learner: Learn
     [
         (["0", "1"], ["0", "1"], ["", ""], [[], []]),  # numbers say nothing
         (["sports", "cars"], ["sports", "cars"], ["", "cars"], [[], [1]]),  # nor does an empty name
-        (["_", "cars"], ["_", "cars"], None, [[], []]),
+        (["_", "cars"], ["_", "cars"], None, [[], [1]]),
         (["Arts", "ARTS", "cars"], ["arts", "cars"], None, [[0, 1], [2]]),  # of two sources
         (["sports", "cars"], ["sports", "SPORTS", "cars"], None, [[], [], [1]]),  # two classes are not one
         (["sports", "cars"], ["other", "cars"], ["sports", "autos"], [[0], [1]]),
@@ -356,7 +356,8 @@ def test_where_texts_say_all_the_start_is_the_one_that_they_favour() -> None:
         (["0", "1"], ["", ""]),
         (["class 1", "class_2"], ["", ""]),
         (["a", "b"], ["", ""]),
-        (["-1", "positive"], ["", ""]),
+        (["-1", "positive"], ["", "positive"]),
+        (["mortgage", "w2", "taxes"], ["mortgage", "", "taxes"]),
         (["忧", "喜"], ["忧", "喜"]),
     ],
 )
