@@ -25,7 +25,7 @@ _FIXED_ON_RESUME = {
     *("encoder", *SAMPLER, "domains", "valid_domains", "target_texts"),
     *("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "patience"),
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
-    *("multi_step_fraction", "first_order_fraction", "adversarial"),
+    *("multi_step_fraction", "first_order_fraction", "names", "adversarial"),
     *(field.name for field in dataclasses.fields(LearnerSettings) if field.name not in ("kept_graphs", "batch_size")),
 }
 

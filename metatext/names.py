@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from metatext.domains import Domain
 from metatext.errors import InputError
 from metatext.tables import choice
 
@@ -31,6 +32,12 @@ def readable(labels: Sequence[str]) -> list[str]:
     if len(set(words)) < len(words):
         return [""] * len(names)
     return [name if len(word) > 1 or not word.isascii() else "" for name, word in zip(names, words, strict=True)]
+
+
+def names_of(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[str, str]:
+    """What the classes of the domains are called, by label, where that says something and the encoder `reads` it."""
+    pairs = [pair for domain in domains for pair in zip(domain.classes, readable(domain.classes), strict=True)]
+    return {label: name for label, name in pairs if name and reads(name)}
 
 
 def in_words(label: str) -> str:

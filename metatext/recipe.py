@@ -141,7 +141,7 @@ class Recipe:
             return False
         table = json.loads(place.read_text(encoding="utf-8"))
         now = dataclasses.asdict(self._settings()) | self._reading()
-        before = defaults_of(Table, EvaluateSettings) | {"setfit_steps": None}  # which older tables did not bound
+        before = defaults_of(Table, EvaluateSettings)  # for options that are newer
         if other := _other(before | table["settings"] | table.get("recipe", {}), now):
             raise FileExistsError(f"{place} is a table of other options ({other}): move it away first")
         return True

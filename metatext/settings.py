@@ -222,6 +222,10 @@ class TrainConfig:
     Antoniou 2019)."""
     first_order_fraction: float = 0.0
     """Share of the outer steps, from the first, that are first-order whatever second_order_steps says (MAML++)."""
+    names: bool = True
+    """Let what a class is called, its label in words, stand among its support texts, so that the encoder learns where
+    names lie. Labels that say nothing, such as numbers, or that the encoder cannot read, stay out; with a learned
+    (linear) head all do."""
     adversarial: float = 0.0
     """Weight of domain-adversarial training: with unlabelled texts of the target, the encoder learns to give no sign of
     whether a text is the target's or a source's (DANN, Ganin 2016). Validation then stops and chooses nothing: it is of
@@ -258,9 +262,14 @@ class TrainConfig:
             raise InputError("--resume and --overwrite contradict each other: choose one")
 
 
+_ONCE = {"names": False, "setfit_steps": None}
+"""What was done before there was an option for it, where this is not its default."""
+
+
 def defaults_of(*kinds: type) -> dict[str, Any]:
-    """The default of every option of these settings, by its name, as JSON has it: what a note that lacks it meant."""
-    return {k: v for kind in kinds for k, v in json.loads(json.dumps(dataclasses.asdict(kind()))).items()}
+    """The value of every option of these settings, by its name, as JSON has it, that a note which lacks it meant."""
+    found = {k: v for kind in kinds for k, v in json.loads(json.dumps(dataclasses.asdict(kind()))).items()}
+    return found | {name: value for name, value in _ONCE.items() if name in found}
 
 
 @dataclass(frozen=True)

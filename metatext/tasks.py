@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -150,6 +150,15 @@ class EpisodeSampler:
 
     def __iter__(self) -> Iterator[Episode]:
         return (self[index] for index in count())
+
+
+def with_names(episode: Episode, names: Mapping[str, str]) -> Episode:
+    """The episode with what its classes are called, by label, among their support texts, if all have a name."""
+    if not all(name in names for name in episode.classes):
+        return episode
+    texts = episode.support.texts + [names[name] for name in episode.classes]
+    support = Examples(texts, episode.support.labels + list(range(len(episode.classes))))
+    return replace(episode, support=support)
 
 
 def _examples(pairs: list[tuple[str, int]]) -> Examples:

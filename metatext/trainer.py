@@ -42,9 +42,10 @@ from metatext.heads import PrototypeHead
 from metatext.hub import METADATA
 from metatext.learner import Learner
 from metatext.maml import evaluate_episode, run_episode
+from metatext.names import names_of
 from metatext.settings import LearnerSettings, TrainConfig
 from metatext.tables import checked_texts
-from metatext.tasks import Episode, EpisodeSampler
+from metatext.tasks import Episode, EpisodeSampler, with_names
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,11 @@ class MetaTrainer:
             self.adversary = Adversary(hidden, target_texts, sampler.seed).to(learner.log_inner_lr)
             logger.info("the encoder learns to hide %d unlabelled texts of the target", len(target_texts))
             self.parameters |= {PREFIX + name: p for name, p in self.adversary.named_parameters()}
+        self.names = dict[str, str]()  # of classes, by label
+        if self.config.names and isinstance(learner.head, PrototypeHead):
+            domains = sampler.domains + (valid_sampler.domains if valid_sampler else [])
+            self.names = names_of(domains, learner.tokens.reads)
+            logger.info("the names of %d classes stand among their texts", len(self.names))
         self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.history: list[dict[str, float]] = []
@@ -204,7 +210,7 @@ class MetaTrainer:
         buffer = torch.zeros(size + 3 + flags, device=self.accelerator.device)
         total = dict(zip(self.parameters, buffer[:size].split(sizes), strict=True))
         for number in range(rank, config.meta_batch_size, processes):
-            episode = self.sampler[first + number]
+            episode = with_names(self.sampler[first + number], self.names)
             result = run_episode(self.learner, episode, *how)
             gradients = [*result.gradients.items(), *self._against(episode, first + number)]
             if not _finite([result.loss, *(gradient for _, gradient in gradients)]):
@@ -270,7 +276,7 @@ class MetaTrainer:
         state, config = self.state, self.config
         totals = torch.zeros(3, device=self.accelerator.device)
         for number in range(self.accelerator.process_index, config.eval_episodes, self.accelerator.num_processes):
-            episode = self.valid_sampler[number]
+            episode = with_names(self.valid_sampler[number], self.names)
             loss, correct = evaluate_episode(self.learner, episode)
             totals += torch.stack([loss.float(), correct.float(), loss.new_tensor(len(episode.query)).float()])
         loss_sum, correct_sum, queries = self.accelerator.reduce(totals, "sum").tolist()
