@@ -136,6 +136,12 @@ def test_unlabelled_texts_are_read_noted_and_handed_on(tmp_path: Path, monkeypat
     with pytest.raises(FileExistsError, match=r"learner of other options \(hard\)"):
         harder.train(harder.read())
     assert handed == [[]]
+    del note["names"]  # of a version that had no names among the texts
+    (folder / "recipe.json").write_text(json.dumps(note))
+    with pytest.raises(FileExistsError, match=r"learner of other options \(names\)"):
+        recipe.train(recipe.read())
+    nameless = dataclasses.replace(recipe, config=dataclasses.replace(recipe.config, names=False))
+    nameless.train(nameless.read())
 
 
 def rows_of(labels: str) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 from conftest import TOPICS, make_domain
 
 from metatext import Domain, Episode, EpisodeSampler, InputError
-from metatext.tasks import Examples, distinct_texts, split_classes
+from metatext.tasks import Examples, distinct_texts, split_classes, with_names
 
 
 def domain_of(name: str, **texts: int | list[str]) -> Domain:
@@ -31,6 +31,14 @@ def test_an_episode_is_a_function_of_seed_and_index_on_every_machine() -> None:
         support=Examples(["large b 1", "large e 2"], [0, 1]),
         query=Examples(["large b 3", "large b 2", "large e 1", "large e 5"], [0, 0, 1, 1]),
     )
+
+
+def test_names_stand_among_the_support_of_an_episode_whose_classes_all_have_one() -> None:
+    episode = EpisodeSampler(LETTERS, ways=2, shots=1, queries=2, seed=3)[7]
+    named = with_names(episode, {"b": "second", "e": "fifth", "a": "first"})
+    assert named.support == Examples(["large b 1", "large e 2", "second", "fifth"], [0, 1, 0, 1])
+    assert (named.domain, named.classes, named.query) == (episode.domain, episode.classes, episode.query)
+    assert with_names(episode, {"b": "second"}) == episode
 
 
 def test_access_in_any_order_gives_the_same_episodes() -> None:

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import make_domain, make_rows
+from conftest import TOPICS, make_domain, make_rows
 from safetensors.torch import load_file
 from train_together import CASES, train
 
 from metatext import Domain, Episode, EpisodeSampler, InputError, Learner, MetaTrainer, TrainConfig, pipeline, trainer
 from metatext.checkpoints import RunState
-from metatext.maml import EpisodeResult, outer_loss, run_episode
+from metatext.maml import EpisodeResult, evaluate_episode, outer_loss, run_episode
 from metatext.settings import EpisodeSettings, LearnerSettings
 from metatext.trainer import check_output
 
@@ -53,6 +53,47 @@ def write_rows(path: Path, seed: int, per_class: int = 8) -> str:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in make_rows(seed, per_class)]
     path.write_text("".join(lines), encoding="utf-8")
     return str(path)
+
+
+# ---------------------------------------------------------------- names of classes
+CALLED = dict(zip(TOPICS, ["球队", "股票", "汽车", "火锅", "海滩", "手机"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "learner", "config", "named"),
+    [
+        (CALLED, {}, {}, True),
+        (CALLED, {}, {"names": False}, False),
+        (CALLED, {"head": "linear", "classes": sorted(CALLED.values())}, {}, False),
+        ({topic: str(i) for i, topic in enumerate(TOPICS)}, {}, {}, False),  # numbers say nothing
+        ({topic: topic for topic in TOPICS}, {}, {}, False),  # which the vocabulary spells by letters
+    ],
+)
+def test_names_stand_among_the_texts_where_the_encoder_reads_them(
+    tiny_bert: Path,
+    labels: dict[str, str],
+    learner: dict[str, Any],
+    config: dict[str, Any],
+    named: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Episode] = []
+    for judge in (run_episode, evaluate_episode):
+        monkeypatch.setattr(
+            f"metatext.trainer.{judge.__name__}",
+            lambda a, episode, *b, own=judge: seen.append(episode) or own(a, episode, *b),
+        )
+    sampler, held = (
+        EpisodeSampler([make_domain(seed).relabel(labels)], 3, 2, 2, shared_labels="classes" in learner)
+        for seed in (0, 1)
+    )
+    settings = TrainConfig(meta_steps=1, meta_batch_size=2, eval_every=1, eval_episodes=1, progress=False, **config)
+    MetaTrainer(Learner.from_pretrained(tiny_bert, inner_steps=1, **learner), sampler, held, settings).train()
+    assert [episode.query for episode in seen] == [sampler[0].query, sampler[1].query, held[0].query]
+    for episode, plain in zip(seen, (sampler[0], sampler[1], held[0]), strict=True):
+        more = episode.classes if named else []
+        assert episode.support.texts == plain.support.texts + more
+        assert episode.support.labels == plain.support.labels + list(range(len(more)))
 
 
 # ---------------------------------------------------------------- processes
