@@ -176,12 +176,15 @@ def start_at_probe(model: Learner, texts: Sequence[str], labels: Sequence[str]) 
         model.head.bias[rows] = bias.to(model.head.bias)
 
 
-def fine_tuning(start: Learner, steps: int = 40, batch_size: int = 16, lr: float = 1e-4, probe: bool = False) -> Fit:
+def fine_tuning(
+    start: Learner, steps: int = 40, epochs: float = 0.0, batch_size: int = 16, lr: float = 1e-4, probe: bool = False
+) -> Fit:
     """Fine-tunes all weights on the support, from a pretrained encoder or from a jointly trained classifier.
 
     Args:
         start: left as it is.
-        steps: of AdamW.
+        steps: of AdamW, at least.
+        epochs: passes over the support, at least.
         batch_size: texts a step.
         lr: peak learning rate of the encoder.
         probe: start the head from linear probing (Kumar 2022) instead of from what `start` has of the classes.
@@ -192,7 +195,8 @@ def fine_tuning(start: Learner, steps: int = 40, batch_size: int = 16, lr: float
         model = with_linear_head(start, classes)
         if probe:
             start_at_probe(model, texts, labels)
-        train_classifier(model, texts, labels, steps, batch_size, lr)
+        most = max(steps, math.ceil(epochs * len(texts) / batch_size))
+        train_classifier(model, texts, labels, most, batch_size, lr)
         return lambda queries: classify(model.encode(queries), classes, model.head.start(classes, None))
 
     return fit

@@ -175,7 +175,8 @@ def make_methods(
     Raises:
         InputError: an unknown method.
     """
-    wanted, tuning = settings.methods, (settings.fine_tune_steps, 16, settings.fine_tune_lr)
+    wanted = settings.methods
+    tuning = settings.fine_tune_steps, settings.fine_tune_epochs, 16, settings.fine_tune_lr
     for key in wanted:
         if key not in METHODS:
             raise InputError(f"unknown method {key!r}: choose from {', '.join(METHODS)}")

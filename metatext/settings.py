@@ -73,6 +73,12 @@ def _check_least(settings: Any, least: int, *names: str) -> None:
             raise InputError(f"{name} must be at least {least}, got {getattr(settings, name)}")
 
 
+def _check_passes(settings: Any, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) == math.inf:
+            raise InputError(f"{name} must be a number of passes over the texts, got inf")
+
+
 def _check_above_0(settings: Any, *names: str) -> None:
     for name in names:
         if getattr(settings, name) <= 0:
@@ -262,7 +268,7 @@ class TrainConfig:
             raise InputError("--resume and --overwrite contradict each other: choose one")
 
 
-_ONCE = {"names": False, "setfit_steps": None}
+_ONCE = {"names": False, "setfit_steps": None, "fine_tune_epochs": 0.0}
 """What was done before there was an option for it, where this is not its default."""
 
 
@@ -299,8 +305,7 @@ class PretrainSettings:
         _check_above_0(self, "epochs", "lr")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
-        if self.epochs == math.inf:
-            raise InputError("epochs must be a number of passes over the texts, got inf")
+        _check_passes(self, "epochs")
 
 
 @dataclass(frozen=True)
@@ -393,7 +398,9 @@ class EvaluateSettings:
     draw_seed: int = 0
     """Seed of the draws."""
     fine_tune_steps: int = 40
-    """Steps of fine-tuning, batches of 16."""
+    """Fewest steps of fine-tuning, batches of 16."""
+    fine_tune_epochs: float = 10.0
+    """Fewest passes of fine-tuning over the labelled texts: many of them take more steps."""
     fine_tune_lr: float = 1e-4
     """Learning rate of fine-tuning and joint training."""
     setfit_steps: int = 250
@@ -411,7 +418,9 @@ class EvaluateSettings:
         names_by_label(self.class_names)
         _check_least(self, 0, "draw_seed")
         _check_least(self, 1, "test_size", "fine_tune_steps", "setfit_steps")
+        _check_least(self, 0, "fine_tune_epochs")
         _check_above_0(self, "fine_tune_lr", "joint_epochs")
+        _check_passes(self, "fine_tune_epochs", "joint_epochs")
         for name, least in (("ways", 2), ("max_length", 1)):
             if getattr(self, name) is not None:
                 _check_least(self, least, name)

@@ -113,7 +113,7 @@ def posterior_means(scores: Mapping[tuple[float, float], float]) -> tuple[float,
     odds = softmax(list(scores.values()))
     share = np.average(shares, weights=odds)
     weight = np.expm1(np.average(np.log1p(weights), weights=odds))
-    return float(min(shares, key=lambda one: abs(one - share))), round(float(weight), 3)
+    return float(min(shares, key=lambda one: abs(one - share))), round(float(weight), 1)
 
 
 class _View(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,7 +166,9 @@ def test_a_test_file_of_other_classes_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"ways": 0}, {"fine_tune_lr": -1.0}, {"joint_epochs": 0}, {"max_length": 0}], ids=str
+    "option",
+    [{"ways": 0}, {"fine_tune_lr": -1.0}, {"joint_epochs": 0}, {"fine_tune_epochs": math.inf}, {"max_length": 0}],
+    ids=str,
 )
 def test_impossible_settings_are_refused(option: dict[str, Any]) -> None:
     (name,) = option
@@ -311,6 +314,15 @@ def test_fine_tuning_twice_gives_the_same_answers(tiny_bert: Path) -> None:
     queries = [text for text, _ in draw.test]
     answers = fit(texts, labels)(queries)
     assert answers.labels == fit(texts, labels)(queries).labels and len(set(answers.labels)) > 1
+
+
+def test_many_texts_take_more_steps_of_fine_tuning(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(baselines, "train_classifier", lambda model, texts, labels, steps, *_: taken.append(steps))
+    fit = baselines.fine_tuning(Learner.from_pretrained(tiny_bert), steps=40, epochs=10.0)
+    for count in (10, 64, 65):
+        fit(["一"] * count, ["a", *["b"] * (count - 1)])
+    assert taken == [40, 40, 41]
 
 
 @pytest.fixture(scope="module")
