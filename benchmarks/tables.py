@@ -3,7 +3,8 @@
     python benchmarks/tables.py docs/results/default_weibo_topics*.json --shots 1 5 10
 
 Rows are those of all files, the first file's where two have the same; parts of a learner's adaptation are left out, but
-for its row with unlabelled texts. Beneath stands how each learner differs from every other row, paired by draw.
+for its row with unlabelled texts. Beneath stands how each learner differs from every other row, paired by draw. With
+`--plot FIGURE.svg` the rows are drawn as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from metatext.errors import InputError
 from metatext.markdown import markdown_table
+from metatext.plot import plot_accuracy
 from metatext.report import UNLABELLED, in_shots, is_own
 from metatext.statistics import paired_comparison
 
@@ -28,10 +30,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="results of metatext evaluate, or of recipes")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 5, 10, 20])
+    parser.add_argument("--plot", type=Path, help="SVG file to draw accuracy against shots in as well")
     options = parser.parse_args()
     rows, records, learners = merged(options.files)
     print(table(rows, options.shots, learners))
     print(*differences(records, options.shots, learners), sep="\n")
+    if options.plot:
+        plot_accuracy(options.plot, [row for row in rows if row["shots"] in options.shots])
 
 
 def merged(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
