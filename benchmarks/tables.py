@@ -21,7 +21,7 @@ from metatext.plot import plot_accuracy
 from metatext.report import UNLABELLED, in_shots, is_own
 from metatext.statistics import paired_comparison
 
-_SAME = ("target", "target_rows", "classes", "encoder", "official_supports")
+_SAME = ("target_rows", "classes", "encoder", "official_supports")
 _SAME_SETTINGS = ("draws", "draw_seed", "test_size", "ways")
 
 

@@ -100,7 +100,7 @@ def adapt(
         raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
-    check_names(class_names or (), classes)
+    check_names(class_names or {}, classes)
     _check_start(learner, blend, class_names, epochs, unlabelled)
     labelled = set(texts)
     unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in labelled]

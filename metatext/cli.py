@@ -163,15 +163,19 @@ class Adapt:
             f"of which it gives {same} your label"
         )
         if start := adapted.metadata.get("start"):
-            epochs = adapted.metadata["epochs"]
-            tuned = f"then fine-tuned in {epochs} passes over your texts" if epochs else "not fine-tuned"
-            way = f"{start['blend']:.0%} of the way from pretrained to meta-trained"
-            print(f"encoder: {way} (--blend), {tuned} (--epochs)")
-            known = "those of the sources; what was learned of them" if start["shared"] else "what their names say"
-            if start["names_weight"]:
-                print(f"classes: {known} counts as much as {start['names_weight']:g} more texts of each")
-            else:
-                print("classes: known by your texts alone; --class-names label=name ... says what codes mean")
+            _print_start(start, adapted.metadata["epochs"])
+
+
+def _print_start(start: dict[str, Any], epochs: int) -> None:
+    """Where adaptation started, and for how long it fine-tuned, in the words of the options."""
+    way = f"{start['blend']:.0%} of the way from pretrained to meta-trained"
+    tuned = f"then fine-tuned in {epochs} passes over your texts" if epochs else "not fine-tuned"
+    print(f"encoder: {way} (--blend), {tuned} (--epochs)")
+    known = "those of the sources; what was learned of them" if start["shared"] else "what their names say"
+    if start["names_weight"]:
+        print(f"classes: {known} counts as much as {start['names_weight']:g} more texts of each")
+    else:
+        print("classes: known by your texts alone; --class-names label=name ... says what codes mean")
 
 
 @dataclass(frozen=True)

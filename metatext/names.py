@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from metatext.domains import Domain
 from metatext.errors import InputError
 from metatext.tables import choice
 
 
-def check_names(class_names: Iterable[str], classes: Sequence[str]) -> None:
-    """Refuses a name for a label that is not among `classes`.
+def check_names(class_names: Mapping[str, str], classes: Sequence[str]) -> None:
+    """Refuses a name for a label that is not among `classes`, and one name for two labels.
 
     Raises:
-        InputError: naming the label, and the one that may have been meant.
+        InputError: naming the label, and the one that may have been meant, or the two.
     """
     for label in sorted(set(class_names) - set(classes)):
         raise InputError(f"a name is given for label {label!r}; {choice(label, classes)}")
+    labels = dict[str, str]()
+    for label, name in class_names.items():
+        if name and (other := labels.setdefault(name, label)) != label:
+            raise InputError(f"labels {other!r} and {label!r} are both called {name!r}: names are to tell them apart")
 
 
 def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:

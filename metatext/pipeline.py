@@ -86,7 +86,8 @@ def make_samplers(
     for domain in train_domains:
         logger.info("%s: %d rows, %d classes to train on", domain.name, len(domain), len(domain.classes))
     spared = sorted(set().union(*(domain.classes for domain in valid_domains)))
-    nothing = "no class (there are none to spare): the last weights are kept"
+    why = "there are none to spare" if episodes.valid_fraction or episodes.valid_classes else "as was asked"
+    nothing = f"no class ({why}): the last weights are kept"
     logger.info("held out for validation: %s", ", ".join(spared) or nothing)
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}
     how: dict[str, Any] = {name: getattr(episodes, name) for name in ("seed", "varied", "temperature", "hard")}

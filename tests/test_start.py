@@ -412,7 +412,7 @@ def test_names_that_are_not_read_are_left_out_and_named(learner: Learner, caplog
     one = Examples(TEXTS[:3], [0, 1, 2])
     start = choose(learner, one, CLASSES, ["weather", "fitness", "pets"])
     assert start and start.weight == 0.0
-    adapt(learner, TEXTS[:3], CLASSES, class_names=dict.fromkeys(CLASSES[:2], "weather") | {CLASSES[2]: TEXTS[5]})
+    adapt(learner, TEXTS[:3], CLASSES, class_names={"a": "weather", "b": "fitness", "c": TEXTS[5]})
     assert (
         "the encoder has no words for what these labels are called, so their names are not used: 'a', 'b'; "
         in caplog.text
@@ -473,6 +473,7 @@ def test_class_names_change_what_is_learned(learner: Learner) -> None:
     ("options", "message"),
     [
         ({"class_names": {"d": "x"}}, "a name is given for label 'd'; there are 'a', 'b', 'c'"),
+        ({"class_names": {"a": "x", "c": "x"}}, "labels 'a' and 'c' are both called 'x': names are to tell them apart"),
         ({"blend": 0.4}, "blend must be one of 0.0, 0.25, 0.5, 0.75, 1.0, got 0.4"),
     ],
 )
