@@ -208,7 +208,7 @@ def evaluate(
     if not methods:
         raise InputError("no method is left to evaluate: name others with --methods")
     digests = {name: _digest_of_weights(learner) for name, learner in learners.items()}
-    weights = {row: digest for name, digest in digests.items() for row in methods if is_own(row, [name])}
+    weights = {row: held for name, held in digests.items() for row in methods if is_own(row, [name])}
     records = run_methods(methods, draws, progress, log, weights)
     rows, comparisons = summarise(records), compare(records, list(learners))
     result: dict[str, Any] = {
@@ -224,7 +224,7 @@ def evaluate(
             for shots in sorted({draw.shots for draw in draws})
         },
         "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "machine": _machine(first.device),
         "versions": {m.__name__: m.__version__ for m in (metatext, torch, transformers)},
         "table": table(rows),
         "differences": differences(rows, comparisons, list(learners), METHODS["finetune"]),
@@ -289,6 +289,11 @@ def _warn_of_known_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> No
             both,
             len(judged),
         )
+
+
+def _machine(device: torch.device) -> str:
+    cores = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+    return f"{cores}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else cores
 
 
 def _digest_of_weights(learner: Learner) -> str:
