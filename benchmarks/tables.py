@@ -47,6 +47,8 @@ def merged(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, 
     """
     results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     for file, result in zip(files, results, strict=True):
+        if (target := _target(result)) != _target(results[0]):
+            raise InputError(f"{file} is of target {target}, {files[0]} of {_target(results[0])}")
         for part, names in ((lambda r: r, _SAME), (lambda r: r["settings"], _SAME_SETTINGS)):
             if other := next(
                 (name for name in names if (part(result).get(name) or 0) != (part(results[0]).get(name) or 0)), None
@@ -69,6 +71,10 @@ def merged(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, 
             records.setdefault((record["method"], record["shots"], record["draw"]), record)
     ordered = sorted(rows.values(), key=lambda row: is_own(row["method"], learners))
     return ordered, list(records.values()), learners
+
+
+def _target(result: dict[str, Any]) -> str:
+    return result["target"].removesuffix(".train")  # which a recipe that reads NAME.train and NAME.test leaves out
 
 
 def table(rows: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> str:

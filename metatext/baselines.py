@@ -177,7 +177,7 @@ def start_at_probe(model: Learner, texts: Sequence[str], labels: Sequence[str]) 
 
 
 def fine_tuning(
-    start: Learner, steps: int = 40, epochs: float = 0.0, batch_size: int = 16, lr: float = 1e-4, probe: bool = False
+    start: Learner, *, steps: int = 40, epochs: float = 0.0, batch_size: int = 16, lr: float = 1e-4, probe: bool = False
 ) -> Fit:
     """Fine-tunes all weights on the support, from a pretrained encoder or from a jointly trained classifier.
 
@@ -195,8 +195,8 @@ def fine_tuning(
         model = with_linear_head(start, classes)
         if probe:
             start_at_probe(model, texts, labels)
-        most = max(steps, math.ceil(epochs * len(texts) / batch_size))
-        train_classifier(model, texts, labels, most, batch_size, lr)
+        fewest = max(steps, math.ceil(epochs * len(texts) / batch_size))
+        train_classifier(model, texts, labels, fewest, batch_size, lr)
         return lambda queries: classify(model.encode(queries), classes, model.head.start(classes, None))
 
     return fit

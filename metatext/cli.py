@@ -175,7 +175,8 @@ def _print_start(start: dict[str, Any], epochs: int) -> None:
     if start["names_weight"]:
         print(f"classes: {known} counts as much as {start['names_weight']:g} more texts of each")
     else:
-        print("classes: known by your texts alone; --class-names label=name ... says what codes mean")
+        why = "no label says what it means, or your texts speak against it"
+        print(f"classes: known by your texts alone ({why}); --class-names label=name ... gives names")
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Adaptation:
             epochs: of fine-tuning.
             target: where unlabelled texts come from: rows of a draw's classes that are neither its support nor its
                 test, 1,000 at most; by default there are none.
-            alone: leave out the choice of a start: the episode of meta-training.
+            alone: leave out the choice of a start: the inner loop of meta-training, on the texts alone.
             **how: arguments of `metatext.start.choose`.
         """
 
@@ -176,7 +176,7 @@ def make_methods(
         InputError: an unknown method.
     """
     wanted = settings.methods
-    tuning = settings.fine_tune_steps, settings.fine_tune_epochs, 16, settings.fine_tune_lr
+    tuning: dict[str, Any] = {name: getattr(settings, f"fine_tune_{name}") for name in ("steps", "epochs", "lr")}
     for key in wanted:
         if key not in METHODS:
             raise InputError(f"unknown method {key!r}: choose from {', '.join(METHODS)}")
@@ -191,10 +191,10 @@ def make_methods(
         "centroid": lambda: timed(baselines.centroid(frozen())),
         "frozen": lambda: timed(baselines.frozen(frozen())),
         "setfit": lambda: timed(setfit(encoder(), settings.setfit_steps)),
-        "finetune": lambda: timed(baselines.fine_tuning(encoder(), *tuning)),
-        "probe": lambda: timed(baselines.fine_tuning(encoder(), *tuning, probe=True)),
+        "finetune": lambda: timed(baselines.fine_tuning(encoder(), **tuning)),
+        "probe": lambda: timed(baselines.fine_tuning(encoder(), **tuning, probe=True)),
         "source": lambda: timed(baselines.source_classifier(joint())),
-        "joint": lambda: timed(baselines.fine_tuning(joint(), *tuning)),
+        "joint": lambda: timed(baselines.fine_tuning(joint(), **tuning)),
     }
     methods = {METHODS[key]: makers[key]() for key in METHODS if key in wanted and key in makers}
     for name, learner in learners.items():

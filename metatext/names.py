@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from metatext.domains import Domain
@@ -16,11 +17,14 @@ def check_names(class_names: Mapping[str, str], classes: Sequence[str]) -> None:
         InputError: naming the label, and the one that may have been meant, or the two.
     """
     for label in sorted(set(class_names) - set(classes)):
-        raise InputError(f"a name is given for label {label!r}; {choice(label, classes)}")
+        raise InputError(f"class_names has a name for label {label!r}; {choice(label, classes)}")
     labels = dict[str, str]()
-    for label, name in class_names.items():
-        if name and (other := labels.setdefault(name, label)) != label:
-            raise InputError(f"labels {other!r} and {label!r} are both called {name!r}: names are to tell them apart")
+    for label, name in zip(classes, called(classes, class_names), strict=True):
+        other = labels.setdefault(folded(name), label) if name else label
+        if other != label and class_names.keys() & {label, other}:
+            raise InputError(
+                f"labels {other!r} and {label!r} are both called {name!r}: class_names must tell them apart"
+            )
 
 
 def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:
@@ -30,20 +34,33 @@ def called(classes: Sequence[str], class_names: Mapping[str, str] | None) -> lis
 
 
 def readable(labels: Sequence[str]) -> list[str]:
-    """Labels as names; empty where one says nothing, a number or a letter, and for all that only their digits part."""
+    """Labels as names; empty where one says nothing: a number, a letter, or what only its digits part from another."""
     names = list(map(in_words, labels))
     words = ["".join(c for c in name if not c.isdigit()).strip(" -.#") for name in names]
-    if len(set(words)) < len(words):
-        return [""] * len(names)
-    return [name if len(word) > 1 or not word.isascii() else "" for name, word in zip(names, words, strict=True)]
+    times = Counter(words)
+    says = [times[word] == 1 and (len(word) > 1 or not word.isascii()) for word in words]
+    return [name if said else "" for name, said in zip(names, says, strict=True)]
 
 
 def names_of(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[str, str]:
-    """What the classes of the domains are called, by label, where that says something and the encoder `reads` it."""
-    pairs = [pair for domain in domains for pair in zip(domain.classes, readable(domain.classes), strict=True)]
+    """What the classes of the domains are called, by label, where that says something and the encoder `reads` it.
+
+    Not those of a domain of two classes: its episodes would have the same two names every time, as a fixed classifier
+    does, and teach nothing of names.
+    """
+    classes = dict[str, set[str]]()  # of a domain and of what was held out of it together
+    for domain in domains:
+        classes.setdefault(domain.name, set()).update(domain.classes)
+    several = [sorted(labels) for labels in classes.values() if len(labels) > 2]
+    pairs = [pair for labels in several for pair in zip(labels, readable(labels), strict=True)]
     return {label: name for label, name in pairs if name and reads(name)}
 
 
 def in_words(label: str) -> str:
     """A label without underscores and spaces about it."""
     return label.replace("_", " ").strip()
+
+
+def folded(name: str) -> str:
+    """What two names have in common that are the same but for case and spaces about them."""
+    return in_words(name).casefold()

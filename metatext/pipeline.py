@@ -86,7 +86,10 @@ def make_samplers(
     for domain in train_domains:
         logger.info("%s: %d rows, %d classes to train on", domain.name, len(domain), len(domain.classes))
     spared = sorted(set().union(*(domain.classes for domain in valid_domains)))
-    why = "there are none to spare" if episodes.valid_fraction or episodes.valid_classes else "as was asked"
+    if shared:
+        why = "the learned head has them all"
+    else:
+        why = "there are none to spare" if episodes.valid_fraction or episodes.valid_classes else "as was asked"
     nothing = f"no class ({why}): the last weights are kept"
     logger.info("held out for validation: %s", ", ".join(spared) or nothing)
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}

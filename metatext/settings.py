@@ -230,8 +230,8 @@ class TrainConfig:
     """Share of the outer steps, from the first, that are first-order whatever second_order_steps says (MAML++)."""
     names: bool = True
     """Let what a class is called, its label in words, stand among its support texts, so that the encoder learns where
-    names lie. Labels that say nothing, such as numbers, or that the encoder cannot read, stay out; with a learned
-    (linear) head all do."""
+    names lie. So it is in episodes whose classes all have one: a label that says nothing, such as a number, or that the
+    encoder cannot read, is none, nor are those of a domain of two classes. Not with a learned (linear) head."""
     adversarial: float = 0.0
     """Weight of domain-adversarial training: with unlabelled texts of the target, the encoder learns to give no sign of
     whether a text is the target's or a source's (DANN, Ganin 2016). Validation then stops and chooses nothing: it is of

@@ -24,11 +24,11 @@ from torch.nn.functional import normalize
 from metatext.blend import SHARES, blended
 from metatext.heads import LinearLayer, PrototypeHead
 from metatext.learner import Learner
-from metatext.names import in_words, readable
+from metatext.names import folded, readable
 from metatext.prototypes import Middle, Space
 from metatext.tasks import Examples
 
-RULE = 4  # of the choice: an evaluation that was begun by another does not go on
+RULE = 5  # of the choice: an evaluation that was begun by another does not go on
 _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
 _WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts
 _DOUBT = -0.5  # nats of evidence below which what was known is left out, where no class has two texts
@@ -143,16 +143,12 @@ def source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str] |
     """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(learner.source_classes.names if learner.source_classes else []):
-        rows.setdefault(_key(name), []).append(row)
+        rows.setdefault(folded(name), []).append(row)
     found = list[list[int]]()
     for label, name in zip(readable(classes), readable(classes) if names is None else names, strict=True):
-        keys = [key for key in (_key(name), _key(label)) if key and name]
+        keys = [key for key in (folded(name), folded(label)) if key and name]
         found.append(next((rows[key] for key in keys if key in rows), []))
     return [own if found.count(own) == 1 else [] for own in found]
-
-
-def _key(name: str) -> str:
-    return in_words(name).casefold()
 
 
 def unread(learner: Learner, classes: Sequence[str], names: Sequence[str]) -> list[str]:

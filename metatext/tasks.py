@@ -153,11 +153,14 @@ class EpisodeSampler:
 
 
 def with_names(episode: Episode, names: Mapping[str, str]) -> Episode:
-    """The episode with what its classes are called, by label, among their support texts, if all have a name."""
-    if not all(name in names for name in episode.classes):
+    """The episode with what its classes are called, by label, among their support texts.
+
+    As it is where one has no name, which would be told from the others by that, or where one is a text of the episode.
+    """
+    said = [names.get(label, "") for label in episode.classes]
+    if not all(said) or not {*said}.isdisjoint(episode.support.texts + episode.query.texts):
         return episode
-    texts = episode.support.texts + [names[name] for name in episode.classes]
-    support = Examples(texts, episode.support.labels + list(range(len(episode.classes))))
+    support = Examples(episode.support.texts + said, episode.support.labels + list(range(len(said))))
     return replace(episode, support=support)
 
 

@@ -130,7 +130,7 @@ class MetaTrainer:
         if self.config.names and isinstance(learner.head, PrototypeHead):
             domains = sampler.domains + (valid_sampler.domains if valid_sampler else [])
             self.names = names_of(domains, learner.tokens.reads)
-            logger.info("the names of %d classes stand among their texts", len(self.names))
+            logger.info("%d classes have names, which stand among their texts", len(self.names))
         self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.history: list[dict[str, float]] = []

@@ -141,7 +141,7 @@ def test_train_adapt_predict_in_processes_of_their_own(folder: Path, tiny_bert: 
     assert given and given[1] == str(tmp_path / "model")
     assert encoder.startswith("encoder: ") and encoder.endswith("fine-tuned in 4 passes over your texts (--epochs)")
     assert re.fullmatch(
-        r"classes: (what their names say counts as much as \d(\.\d)? more .*|known by your texts alone; .*)", classes
+        r"classes: (what their names say counts as much as \d(\.\d)? more .*|known by your texts alone \(.*)", classes
     )
     posts = write_jsonl(
         tmp_path / "posts.jsonl", [{"id": i, "text": row["text"]} for i, row in enumerate(make_rows(3, 4))]

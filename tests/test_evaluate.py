@@ -435,7 +435,7 @@ def test_test_texts_that_the_sources_hold_are_counted(run: str, caplog: pytest.L
 
 def test_a_name_for_no_class_of_the_target_is_refused(run: str) -> None:
     settings = EvaluateSettings(draws=2, methods=("maml", "ablations"), class_names=("sprot=体育",))
-    with pytest.raises(InputError, match=r"a name is given for label 'sprot'; .*did you mean 'sport'"):
+    with pytest.raises(InputError, match=r"class_names has a name for label 'sprot'; .*did you mean 'sport'"):
         pipeline.evaluate([run], make_domain(2), [], settings)
 
 

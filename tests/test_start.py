@@ -19,7 +19,7 @@ from metatext.adapt import adapt
 from metatext.blend import SHARES, blended, remember
 from metatext.errors import InputError
 from metatext.learner import SourceClasses
-from metatext.names import called, readable
+from metatext.names import called, check_names, names_of, readable
 from metatext.prototypes import SCALES, Held, Middle, Space
 from metatext.settings import EvaluateSettings, names_by_label
 from metatext.start import choose, posterior_means, source_rows
@@ -358,6 +358,7 @@ def test_where_texts_say_all_the_start_is_the_one_that_they_favour() -> None:
         (["a", "b"], ["", ""]),
         (["-1", "positive"], ["", "positive"]),
         (["mortgage", "w2", "taxes"], ["mortgage", "", "taxes"]),
+        (["w2", "w4", "mortgage", "class 1", "class 2"], ["", "", "mortgage", "", ""]),
         (["忧", "喜"], ["忧", "喜"]),
     ],
 )
@@ -472,8 +473,9 @@ def test_class_names_change_what_is_learned(learner: Learner) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_names": {"d": "x"}}, "a name is given for label 'd'; there are 'a', 'b', 'c'"),
-        ({"class_names": {"a": "x", "c": "x"}}, "labels 'a' and 'c' are both called 'x': names are to tell them apart"),
+        ({"class_names": {"d": "x"}}, "class_names has a name for label 'd'; there are 'a', 'b', 'c'"),
+        ({"class_names": {"a": "x", "c": "x"}}, "labels 'a' and 'c' are both called 'x': class_names must"),
+        ({"class_names": {"a": "Cars", "b": " cars"}}, "labels 'a' and 'b' are both called ' cars'"),
         ({"blend": 0.4}, "blend must be one of 0.0, 0.25, 0.5, 0.75, 1.0, got 0.4"),
     ],
 )
@@ -500,6 +502,17 @@ def test_a_learned_head_takes_no_start(tiny_bert: Path) -> None:
 def test_a_label_without_a_name_keeps_what_it_says() -> None:
     assert called(["1", "2"], {"1": "体育"}) == ["体育", ""]
     assert called(["sport", "tech"], {"sport": "体育"}) == ["体育", "tech"]
+    with pytest.raises(InputError, match="labels 'sport' and 'tech' are both called 'tech'"):
+        check_names({"sport": "tech"}, ["sport", "tech"])
+    check_names({"c": "other"}, ["A", "a", "c"])  # labels that differ in case alone are as the user has them
+
+
+def test_sources_are_called_by_the_labels_that_say_something_of_domains_of_more_than_two_classes() -> None:
+    topics = Domain.from_records(TEXTS[:3], ["card_payment", "7", "taxes"], name="bank")
+    held_out = Domain.from_records(TEXTS[3:4], ["loans"], name="bank")
+    polarity = Domain.from_records(TEXTS[:2], ["positive", "negative"], name="shop")
+    named = names_of([topics, held_out, polarity], reads=lambda name: name != "taxes")
+    assert named == {"card_payment": "card payment", "loans": "loans"}
 
 
 def test_a_blend_needs_the_pretrained_weights(learner: Learner) -> None:

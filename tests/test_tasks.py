@@ -39,6 +39,7 @@ def test_names_stand_among_the_support_of_an_episode_whose_classes_all_have_one(
     assert named.support == Examples(["large b 1", "large e 2", "second", "fifth"], [0, 1, 0, 1])
     assert (named.domain, named.classes, named.query) == (episode.domain, episode.classes, episode.query)
     assert with_names(episode, {"b": "second"}) == episode
+    assert with_names(episode, {"b": "second", "e": episode.query.texts[0]}) == episode  # as if it were not asked
 
 
 def test_access_in_any_order_gives_the_same_episodes() -> None:
