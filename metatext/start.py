@@ -3,10 +3,10 @@
 A class's prototype (`metatext.prototypes`) is the sum of its texts' directions, and of `weight` times the direction of
 what was known of the class before: its name and, where a source domain has a class of the same name, that class.
 Blend and weight are the means of their posterior: the likelihood of each support text under prototypes made without it
-(leave-one-out), times a prior: where the sources have all the target's classes, what was learned of them likely holds.
-The best of a few texts would often be so by chance. With one text a class, that likelihood says too little: the blend
-is half and half, or all meta-trained where the sources have all classes, and what was known counts as two texts unless
-the texts speak against it.
+(leave-one-out, at the scale that suits it best), times a prior: where the sources have all the target's classes, what
+was learned of them likely holds. The best of a few texts would often be so by chance. With one text a class, that
+likelihood says too little: the blend is half and half, or all meta-trained where the sources have all classes, and what
+was known counts as two texts unless the texts speak against it.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def unread(learner: Learner, classes: Sequence[str], names: Sequence[str]) -> li
 def _prior(share: float, weight: float, shared: bool) -> float:
     """Nats in favour of a start before the texts are seen (docs/results.md).
 
-    1 for using what is known of the classes. Where the sources have all of them (`shared`), 3, half a nat for each
-    doubling of its weight, and 4 for the meta-trained weights over the pretrained.
+    1 for each weight above 0 of what is known of the classes. Where the sources have all of them (`shared`), 3, half a
+    nat for each doubling of it, and 4 for the meta-trained weights over the pretrained.
     """
     if not shared:
         return 1.0 if weight else 0.0
