@@ -3,8 +3,8 @@
     python benchmarks/tables.py docs/results/default_weibo_topics*.json --shots 1 5 10
 
 Rows are those of all files, the first file's where two have the same; parts of a learner's adaptation are left out, but
-for its row with unlabelled texts. Beneath stands how each learner differs from every other row, paired by draw. With
-`--plot FIGURE.svg` the rows are drawn as well.
+for its row with unlabelled texts. Of the files after `--baselines` the learners' rows are left out, too. Beneath stands
+how each learner differs from every other row, paired by draw. With `--plot FIGURE.svg` the rows are drawn as well.
 """
 
 from __future__ import annotations
@@ -29,39 +29,37 @@ def main() -> None:
     """Prints the table and the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="results of metatext evaluate, or of recipes")
+    parser.add_argument("--baselines", nargs="+", type=Path, default=[], help="results whose learners are left out")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 5, 10, 20])
     parser.add_argument("--plot", type=Path, help="SVG file to draw accuracy against shots in as well")
     options = parser.parse_args()
-    rows, records, learners = merged(options.files)
+    rows, records, learners = merged(options.files, options.baselines)
     print(table(rows, options.shots, learners))
     print(*differences(records, options.shots, learners), sep="\n")
     if options.plot:
         plot_accuracy(options.plot, [row for row in rows if row["shots"] in options.shots])
 
 
-def merged(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
-    """Rows and records of all files, baselines first, and the learners' names.
+def merged(
+    files: Sequence[Path], baselines: Sequence[Path]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Rows and records of all files, of `baselines` without the learners', and the learners' names.
 
     Raises:
         InputError: the files are not of the same draws, or have learners of one name with other weights.
     """
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    for file, result in zip(files, results, strict=True):
-        if (target := _target(result)) != _target(results[0]):
-            raise InputError(f"{file} is of target {target}, {files[0]} of {_target(results[0])}")
-        for part, names in ((lambda r: r, _SAME), (lambda r: r["settings"], _SAME_SETTINGS)):
-            if other := next(
-                (name for name in names if (part(result).get(name) or 0) != (part(results[0]).get(name) or 0)), None
-            ):
-                raise InputError(f"{file} has another {other} than {files[0]}: the draws are not the same")
-        for shots, digest in result.get("draws_sha256", {}).items():
-            if any(other.get("draws_sha256", {}).get(shots, digest) != digest for other in results):
-                raise InputError(f"{file} was judged on other texts at {shots} shots than another of the files")
-    learners = list(dict.fromkeys(name for result in results for name in result["learners"]))
+    results = {file: json.loads(file.read_text(encoding="utf-8")) for file in [*files, *baselines]}
+    for result in [results[file] for file in baselines]:
+        own = list(result["learners"])
+        result["learners"] = {}
+        for part in ("rows", "records"):
+            result[part] = [row for row in result[part] if not is_own(row["method"], own)]
+    _check_same(results)
+    learners = list(dict.fromkeys(name for result in results.values() for name in result["learners"]))
     weights: dict[str, str | None] = {}
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     records: dict[tuple[str, int, int], dict[str, Any]] = {}
-    for result in results:
+    for result in results.values():
         for row in result["rows"]:
             if row["method"] in learners or not is_own(row["method"], learners) or row["method"].endswith(UNLABELLED):
                 rows.setdefault((row["method"], row["shots"]), row)
@@ -71,6 +69,23 @@ def merged(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, 
             records.setdefault((record["method"], record["shots"], record["draw"]), record)
     ordered = sorted(rows.values(), key=lambda row: is_own(row["method"], learners))
     return ordered, list(records.values()), learners
+
+
+def _check_same(results: dict[Path, dict[str, Any]]) -> None:
+    """Refuses results of other draws than the first's."""
+    first, *others = results
+    for file in others:
+        mine, its = results[first], results[file]
+        if _target(mine) != _target(its):
+            raise InputError(f"{file} is of target {_target(its)}, {first} of {_target(mine)}")
+        pairs = [(mine.get(name), its.get(name), name) for name in _SAME]
+        pairs += [(mine["settings"].get(name), its["settings"].get(name), name) for name in _SAME_SETTINGS]
+        if other := next((name for one, another, name in pairs if (one or 0) != (another or 0)), None):
+            raise InputError(f"{file} has another {other} than {first}: the draws are not the same")
+    for file, result in results.items():
+        for shots, digest in result.get("draws_sha256", {}).items():
+            if any(other.get("draws_sha256", {}).get(shots, digest) != digest for other in results.values()):
+                raise InputError(f"{file} was judged on other texts at {shots} shots than another of the files")
 
 
 def _target(result: dict[str, Any]) -> str:
