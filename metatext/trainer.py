@@ -130,7 +130,10 @@ class MetaTrainer:
         if self.config.names and isinstance(learner.head, PrototypeHead):
             domains = sampler.domains + (valid_sampler.domains if valid_sampler else [])
             self.names = names_of(domains, learner.tokens.reads)
-            logger.info("%d classes have names, which stand among their texts", len(self.names))
+            if self.names:
+                logger.info("%d classes have names, which stand among their texts", len(self.names))
+            else:
+                logger.info("no class has a name among its texts: no label says something that the encoder reads")
         self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.history: list[dict[str, float]] = []
