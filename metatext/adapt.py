@@ -21,7 +21,7 @@ from metatext.heads import LinearHead, LinearLayer
 from metatext.hub import METADATA, read_metadata, resolve_folder
 from metatext.learner import Learner, default_device, loading
 from metatext.maml import adapted
-from metatext.names import called, check_names
+from metatext.names import alike, called, check_names
 from metatext.start import Start, choose, unread
 from metatext.tables import checked_texts, listed
 from metatext.tasks import Examples
@@ -114,6 +114,9 @@ def adapt(
         )
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose(learner, support, classes, names, blend)
+    nameless = [label for label, name in zip(classes, names, strict=True) if not name]
+    if nameless and start and start.weight and not start.shared:
+        logger.warning("these labels do not say what they are and have no name, as others do: %s", listed(nameless))
     epochs = passes(support, start, steps, epochs)
     with ready(learner, support, classes, start, steps, epochs, unlabelled) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
@@ -180,10 +183,12 @@ def _check_start(
 
 
 def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str]) -> None:
-    """Says which texts are not what the user may take them for."""
+    """Says which texts and labels are not what the user may take them for."""
     labels_of = Counter(text for text, _ in dict.fromkeys(zip(texts, labels, strict=True)))
     if several := [text for text, count in labels_of.items() if count > 1]:
         logger.warning("%d texts have more than one label, the first is %r", len(several), several[0][:40])
+    if same := alike(sorted(set(labels))):
+        logger.warning("labels %s are classes of their own, though only case or spaces differ", listed(same))
     most = learner.tokens.max_length
     if cut := sum(len(ids) >= most for ids in learner.tokens.ids(texts)):
         logger.info("%d of the %d texts reach %d tokens, where they are cut (max_length)", cut, len(texts), most)

@@ -183,6 +183,8 @@ def _print_start(start: dict[str, Any], epochs: int) -> None:
 class Predict:
     """Label the texts of a file: adds the columns label and score (its probability).
 
+    A column of the file that has one of these names is called label_given, score_given in the output.
+
     Example: metatext predict my-model posts.csv --text text --output out.jsonl
     """
 

@@ -56,6 +56,14 @@ def names_of(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[st
     return {label: name for label, name in pairs if name and reads(name)}
 
 
+def alike(labels: Sequence[str]) -> list[str]:
+    """The first labels that are the same but for case and spaces about them; empty where there are none."""
+    spellings = dict[str, list[str]]()
+    for label in dict.fromkeys(labels):
+        spellings.setdefault(folded(label), []).append(label)
+    return next((same for same in spellings.values() if len(same) > 1), [])
+
+
 def in_words(label: str) -> str:
     """A label without underscores and spaces about it."""
     return label.replace("_", " ").strip()

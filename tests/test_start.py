@@ -423,6 +423,19 @@ def test_names_that_are_not_read_are_left_out_and_named(learner: Learner, caplog
     assert "no words" not in caplog.text  # it knows the classes otherwise
 
 
+def test_labels_without_a_name_beside_others_with_one_are_named(
+    learner: Learner, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = {"a": TEXTS[3], "b": TEXTS[4]}
+    adapted = adapt(learner, TEXTS, CLASSES * 2, class_names=names)
+    assert adapted.metadata["start"]["names_weight"] > 0
+    assert "do not say what they are and have no name, as others do: 'c'" in caplog.text
+    caplog.clear()
+    adapt(learner, TEXTS, CLASSES * 2, class_names=names | {"c": TEXTS[5]})
+    adapt(learner, TEXTS, CLASSES * 2)
+    assert "have no name" not in caplog.text
+
+
 def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> None:
     fitted = FewShotClassifier(learner).fit(TEXTS, CLASSES * 2)
     start = choose(learner, SUPPORT, CLASSES, readable(CLASSES))
@@ -490,6 +503,9 @@ def test_texts_that_are_not_what_they_seem_are_counted(learner: Learner, caplog:
         adapt(learner, [*TEXTS, TEXTS[0], TEXTS[0] * 2], [*CLASSES * 2, "b", "a"])
     assert f"1 texts have more than one label, the first is {TEXTS[0]!r}" in caplog.text
     assert "1 of the 8 texts reach 9 tokens, where they are cut" in caplog.text
+    assert "classes of their own" not in caplog.text
+    adapt(learner, TEXTS[:4], ["wet ice", "Wet_ice ", "b", "b"])
+    assert "labels 'Wet_ice ', 'wet ice' are classes of their own, though only case or spaces differ" in caplog.text
 
 
 def test_a_learned_head_takes_no_start(tiny_bert: Path) -> None:
