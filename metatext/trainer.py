@@ -100,17 +100,7 @@ class MetaTrainer:
         self.output = Path(self.config.output) if self.config.output else None
         if self.output:
             check_output(self.output, self.config)
-        try:
-            self.accelerator = Accelerator(
-                log_with=self.config.tracker,
-                project_dir=str(self.output) if self.output else None,
-            )
-        except (ValueError, ImportError) as error:
-            raise InputError(str(error)) from error
-        if self.config.tracker and not self.accelerator.log_with:
-            raise InputError(
-                f"the tracker {self.config.tracker!r} is not installed: pip install it (metatext[tensorboard] for one)"
-            )
+        self.accelerator = self._accelerator()
         learner.to(self.accelerator.device)
         precision = self.config.mixed_precision
         if precision == "no":
@@ -126,17 +116,38 @@ class MetaTrainer:
             self.adversary = Adversary(hidden, target_texts, sampler.seed).to(learner.log_inner_lr)
             logger.info("the encoder learns to hide %d unlabelled texts of the target", len(target_texts))
             self.parameters |= {PREFIX + name: p for name, p in self.adversary.named_parameters()}
-        self.names = dict[str, str]()  # of classes, by label
-        if self.config.names and isinstance(learner.head, PrototypeHead):
-            domains = sampler.domains + (valid_sampler.domains if valid_sampler else [])
-            self.names = names_of(domains, learner.tokens.reads)
-            if self.names:
-                logger.info("%d classes have names, which stand among their texts", len(self.names))
-            else:
-                logger.info("no class has a name among its texts: no label says something that the encoder reads")
+        self.names = self._class_names()
         self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.history: list[dict[str, float]] = []
+
+    def _accelerator(self) -> Accelerator:
+        """The processes and devices of the run, and its tracker."""
+        try:
+            accelerator = Accelerator(
+                log_with=self.config.tracker,
+                project_dir=str(self.output) if self.output else None,
+            )
+        except (ValueError, ImportError) as error:
+            raise InputError(str(error)) from error
+        if self.config.tracker and not accelerator.log_with:
+            raise InputError(
+                f"the tracker {self.config.tracker!r} is not installed: pip install it (metatext[tensorboard] for one)"
+            )
+        return accelerator
+
+    def _class_names(self) -> dict[str, str]:
+        """What the sources' classes are called, by label, as far as that stands among their support texts."""
+        if not (self.config.names and isinstance(self.learner.head, PrototypeHead)):
+            return {}
+        names = names_of(
+            self.sampler.domains + (self.valid_sampler.domains if self.valid_sampler else []), self.learner.tokens.reads
+        )
+        if names:
+            logger.info("%d classes have names, which stand among their texts", len(names))
+        else:
+            logger.info("no class has a name among its texts: no label says something that the encoder reads")
+        return names
 
     def train(self) -> dict[str, Any]:
         """Runs the outer loop; the learner ends with the best (or last) weights, which are written to the output.
