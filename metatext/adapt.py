@@ -114,7 +114,8 @@ def adapt(
         )
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose(learner, support, classes, names, blend)
-    nameless = [label for label, name in zip(classes, names, strict=True) if not name]
+    meant = class_names or {}  # where a name is empty on purpose, too
+    nameless = [label for label, name in zip(classes, names, strict=True) if not name and label not in meant]
     if nameless and start and start.weight and not start.shared:
         logger.warning("these labels do not say what they are and have no name, as others do: %s", listed(nameless))
     epochs = passes(support, start, steps, epochs)
@@ -188,7 +189,7 @@ def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str]
     if several := [text for text, count in labels_of.items() if count > 1]:
         logger.warning("%d texts have more than one label, the first is %r", len(several), several[0][:40])
     if same := alike(sorted(set(labels))):
-        logger.warning("labels %s are classes of their own, though only case or spaces differ", listed(same))
+        logger.warning("labels %s are classes of their own: only case, spaces or underscores differ", listed(same))
     most = learner.tokens.max_length
     if cut := sum(len(ids) >= most for ids in learner.tokens.ids(texts)):
         logger.info("%d of the %d texts reach %d tokens, where they are cut (max_length)", cut, len(texts), most)

@@ -57,7 +57,7 @@ def names_of(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[st
 
 
 def alike(labels: Sequence[str]) -> list[str]:
-    """The first labels that are the same but for case and spaces about them; empty where there are none."""
+    """The first labels that are the same but for case, underscores and spaces about them, or none."""
     spellings = dict[str, list[str]]()
     for label in dict.fromkeys(labels):
         spellings.setdefault(folded(label), []).append(label)
@@ -70,5 +70,5 @@ def in_words(label: str) -> str:
 
 
 def folded(name: str) -> str:
-    """What two names have in common that are the same but for case and spaces about them."""
+    """What two names have in common that are the same but for case, underscores and spaces about them."""
     return in_words(name).casefold()

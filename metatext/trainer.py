@@ -146,7 +146,10 @@ class MetaTrainer:
         if names:
             logger.info("%d classes have names, which stand among their texts", len(names))
         else:
-            logger.info("no names stand among the texts: no source of over two classes has labels that say something")
+            logger.info(
+                "no names stand among the texts: of no source with more than two classes do the labels say something "
+                "that the encoder reads"
+            )
         return names
 
     def train(self) -> dict[str, Any]:

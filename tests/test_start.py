@@ -432,6 +432,7 @@ def test_labels_without_a_name_beside_others_with_one_are_named(
     assert "do not say what they are and have no name, as others do: 'c'" in caplog.text
     caplog.clear()
     adapt(learner, TEXTS, CLASSES * 2, class_names=names | {"c": TEXTS[5]})
+    adapt(learner, TEXTS, CLASSES * 2, class_names=names | {"c": ""})  # on purpose
     adapt(learner, TEXTS, CLASSES * 2)
     assert "have no name" not in caplog.text
 
@@ -505,7 +506,7 @@ def test_texts_that_are_not_what_they_seem_are_counted(learner: Learner, caplog:
     assert "1 of the 8 texts reach 9 tokens, where they are cut" in caplog.text
     assert "classes of their own" not in caplog.text
     adapt(learner, TEXTS[:4], ["wet ice", "Wet_ice ", "b", "b"])
-    assert "labels 'Wet_ice ', 'wet ice' are classes of their own, though only case or spaces differ" in caplog.text
+    assert "'Wet_ice ', 'wet ice' are classes of their own: only case, spaces or underscores differ" in caplog.text
 
 
 def test_a_learned_head_takes_no_start(tiny_bert: Path) -> None:
