@@ -104,7 +104,7 @@ def adapt(
     _check_start(learner, blend, class_names, epochs, unlabelled)
     labelled = set(texts)
     unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in labelled]
-    _warn_of_texts(learner, texts, labels)
+    _warn_of_texts(learner, texts, labels, classes)
     names = called(classes, class_names)
     if not isinstance(learner.head, LinearHead) and (labels_unread := unread(learner, classes, names)):
         logger.warning(
@@ -183,12 +183,12 @@ def _check_start(
             raise InputError(f"{name} is for learners with a prototype head; this one's head has learned its classes")
 
 
-def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str]) -> None:
+def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:
     """Says which texts and labels are not what the user may take them for."""
     labels_of = Counter(text for text, _ in dict.fromkeys(zip(texts, labels, strict=True)))
     if several := [text for text, count in labels_of.items() if count > 1]:
         logger.warning("%d texts have more than one label, the first is %r", len(several), several[0][:40])
-    if same := alike(sorted(set(labels))):
+    if same := alike(classes):
         logger.warning("labels %s are classes of their own: only case, spaces or underscores differ", listed(same))
     most = learner.tokens.max_length
     if cut := sum(len(ids) >= most for ids in learner.tokens.ids(texts)):

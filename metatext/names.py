@@ -56,10 +56,10 @@ def names_of(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[st
     return {label: name for label, name in pairs if name and reads(name)}
 
 
-def alike(labels: Sequence[str]) -> list[str]:
-    """The first labels that are the same but for case, underscores and spaces about them, or none."""
+def alike(classes: Sequence[str]) -> list[str]:
+    """The first classes that are the same but for case, underscores and spaces about them, or none."""
     spellings = dict[str, list[str]]()
-    for label in dict.fromkeys(labels):
+    for label in classes:
         spellings.setdefault(folded(label), []).append(label)
     return next((same for same in spellings.values() if len(same) > 1), [])
 

@@ -140,9 +140,8 @@ class MetaTrainer:
         """What the sources' classes are called, by label, as far as that stands among their support texts."""
         if not (self.config.names and isinstance(self.learner.head, PrototypeHead)):
             return {}
-        names = names_of(
-            self.sampler.domains + (self.valid_sampler.domains if self.valid_sampler else []), self.learner.tokens.reads
-        )
+        domains = self.sampler.domains + (self.valid_sampler.domains if self.valid_sampler else [])
+        names = names_of(domains, self.learner.tokens.reads)
         if names:
             logger.info("%d classes have names, which stand among their texts", len(names))
         else:
