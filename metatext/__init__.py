@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from metatext._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from metatext import maml as maml
     from metatext.domains import Domain as Domain
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from metatext.tasks import Episode as Episode
     from metatext.tasks import EpisodeSampler as EpisodeSampler
     from metatext.trainer import MetaTrainer as MetaTrainer
-
-__version__ = "0.1.0"
 
 # Names are imported at first use, so that `import metatext` and `metatext --help` need no torch.
 _HOME = {

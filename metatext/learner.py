@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, layer_norm
 
-import metatext
+from metatext._version import __version__
 from metatext.classifier import check_supported
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
@@ -204,7 +204,7 @@ class Learner(nn.Module):
         shown = self.settings
         return {
             "kind": kind,
-            "metatext_version": metatext.__version__,
+            "metatext_version": __version__,
             "base_model": self.base_model,
             "method": self.method,
             "sources": self.sources,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-import metatext
+from metatext._version import __version__
 from metatext.baselines import joint_training
 from metatext.domains import Domain
 from metatext.draws import Draw, make_draws, official_draws, unlabelled_texts
@@ -228,7 +228,7 @@ def evaluate(
         },
         "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
         "machine": _machine(first.device),
-        "versions": {m.__name__: m.__version__ for m in (metatext, torch, transformers)},
+        "versions": {"metatext": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "table": table(rows),
         "differences": differences(rows, comparisons, list(learners), METHODS["finetune"]),
         "rows": rows,
@@ -266,7 +266,7 @@ def _log_of(
     same = dataclasses.asdict(settings)
     del same["methods"], same["joint"], same["max_length"], same["plot"]
     code = [
-        metatext.__version__,
+        __version__,
         RULE,
         EPOCHS,
         FEWEST,

@@ -1,0 +1,3 @@
+"""The version of the package, apart so that every module can read it."""
+
+__version__ = "0.1.0"
