@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from metatext.domains import Domain
 from metatext.heads import LinearHead, LinearLayer
 from metatext.learner import Learner
+from metatext.schedules import learning_rate, shuffled
 from metatext.tasks import Examples
-from metatext.trainer import learning_rate, shuffled
 
 
 class Prediction(NamedTuple):

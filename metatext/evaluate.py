@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from metatext.files import write_text
 from metatext.heads import PrototypeHead
 from metatext.learner import Learner
 from metatext.names import called, readable
+from metatext.records import Record
 from metatext.report import UNLABELLED
 from metatext.setfit import setfit
 from metatext.settings import EvaluateSettings, names_by_label
@@ -54,22 +55,6 @@ class Answer(NamedTuple):
     labels: list[str]
     fit_seconds: float
     probabilities: np.ndarray | None = None  # (texts,)
-
-
-class Record(TypedDict):
-    """How a method did on a draw; a line of the log."""
-
-    method: str
-    weights: str | None
-    shots: int
-    draw: int
-    test_rows: int
-    accuracy: float
-    macro_f1: float
-    calibration_error: float | None
-    fit_seconds: float
-    confusion: dict[str, dict[str, int]]
-    """Test texts by their label, then by the answer."""
 
 
 Method = Callable[[Sequence[str], Sequence[str], Sequence[str]], Answer]

@@ -21,19 +21,21 @@ from metatext.baselines import joint_training
 from metatext.domains import Domain
 from metatext.draws import Draw, make_draws, official_draws, unlabelled_texts
 from metatext.errors import InputError
-from metatext.evaluate import METHODS, Record, make_methods, run_methods
+from metatext.evaluate import METHODS, make_methods, run_methods
 from metatext.files import write_json, write_text
+from metatext.fingerprints import describe, digest
 from metatext.heads import LinearHead
 from metatext.hub import read_metadata
 from metatext.learner import Learner, default_device, saved_settings
 from metatext.names import check_names
 from metatext.plot import plot_accuracy, pyplot
+from metatext.records import Record
 from metatext.report import classes, compare, differences, is_own, summarise, table
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig, names_by_label
 from metatext.start import RULE
 from metatext.tables import listed
 from metatext.tasks import EpisodeSampler, split_classes
-from metatext.trainer import MetaTrainer, check_output, describe, digest
+from metatext.trainer import MetaTrainer, check_output
 from metatext.tune import EPOCHS, FEWEST
 
 logger = logging.getLogger(__name__)

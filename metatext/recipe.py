@@ -157,8 +157,8 @@ class Recipe:
 
     def _train(self, folder: Path, data: Data, second_order_steps: int) -> str:
         """Trains one learner, unless the folder holds it already."""
+        from metatext.fingerprints import describe, digest
         from metatext.pipeline import train
-        from metatext.trainer import describe, digest
 
         learner = dataclasses.replace(self.learner, second_order_steps=second_order_steps)
         again = self.config.resume and not has_checkpoint(folder)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import classification_report
 
 from metatext.markdown import markdown_table
+from metatext.records import Record
 from metatext.statistics import confidence_interval, paired_comparison
-
-if TYPE_CHECKING:
-    from metatext.evaluate import Record
 
 UNLABELLED = ", unlabelled texts too"
 """End of the name of a learner's row with unlabelled texts."""

@@ -23,11 +23,12 @@ from accelerate import PartialState
 from metatext.domains import Domain
 from metatext.errors import InputError
 from metatext.files import write_json
+from metatext.fingerprints import describe
 from metatext.learner import Learner, saved_settings
 from metatext.pipeline import make_samplers, train
 from metatext.settings import EpisodeSettings, Job, LearnerSettings, SearchSettings, TrainConfig, defaults_of
 from metatext.space import Range, Space, combinations, configure, extremes, in_words, is_drawn, parse_space
-from metatext.trainer import check_method, describe
+from metatext.trainer import check_method
 from metatext.trials import draw_importances, finished, write_best, write_trials
 
 try:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -35,14 +33,15 @@ from metatext.checkpoints import (
     step_folder,
 )
 from metatext.dann import PREFIX, Adversary, strength
-from metatext.domains import Domain
 from metatext.errors import InputError
 from metatext.files import check_free, write_json
+from metatext.fingerprints import describe, digest
 from metatext.heads import PrototypeHead
 from metatext.hub import METADATA
 from metatext.learner import Learner
 from metatext.maml import evaluate_episode, run_episode
 from metatext.names import names_of
+from metatext.schedules import annealed, learning_rate
 from metatext.settings import LearnerSettings, TrainConfig
 from metatext.tables import checked_texts
 from metatext.tasks import Episode, EpisodeSampler, with_names
@@ -430,46 +429,6 @@ def check_method(config: TrainConfig, settings: LearnerSettings, precision: str)
             f"hvp={settings.hvp!r} needs full precision, and {precision} would round the difference away: "
             "take hvp='exact', or mixed_precision='no'"
         )
-
-
-def annealed(config: TrainConfig, inner_steps: int, step: int) -> tuple[list[float] | None, int | None]:
-    """MAML++'s weights of the query loss after each inner step, and order, in outer step `step`; None: as set.
-
-    The weights go linearly from equal ones to all on the last inner step (Antoniou 2019, section 4).
-    """
-    order = 0 if step < config.first_order_fraction * config.meta_steps else None
-    steps = config.multi_step_fraction * config.meta_steps
-    if step >= steps or inner_steps < 2:
-        return None, order
-    share = (1 - step / steps) / inner_steps
-    return [share] * (inner_steps - 1) + [1 - (inner_steps - 1) * share], order
-
-
-def learning_rate(step: int, steps: int, warmup_fraction: float) -> float:
-    """Of the peak, in step 0, 1, ..: linear warm-up, then linear decay, to 0 after the last step."""
-    warmup = max(1, round(warmup_fraction * steps))
-    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup + 1))
-
-
-def shuffled(texts: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[list[int]]:
-    """Rows of each step's batch, over shuffled epochs; where one ends within a batch, a text may be in it twice."""
-    generator, rows = torch.Generator().manual_seed(seed), list[int]()
-    for _ in range(steps):
-        while len(rows) < min(batch_size, texts):
-            rows += torch.randperm(texts, generator=generator).tolist()
-        yield rows[:batch_size]
-        rows = rows[batch_size:]
-
-
-def describe(domains: Sequence[Domain]) -> str:
-    """Names, sizes, and a digest of the rows."""
-    rows = digest([[domain.texts, domain.labels] for domain in domains])
-    return ", ".join(f"{domain.name} ({len(domain)} rows)" for domain in domains) + f", sha256 {rows}"
-
-
-def digest(values: Any) -> str:
-    """The first 12 digits of the SHA-256 of values as JSON."""
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
 
 def check_output(output: Path, config: TrainConfig) -> None:

@@ -19,9 +19,9 @@ from metatext.heads import LinearLayer
 from metatext.inner import elsewhere
 from metatext.learner import Learner
 from metatext.prototypes import Space
+from metatext.schedules import learning_rate, shuffled
 from metatext.start import Start
 from metatext.tasks import Examples
-from metatext.trainer import learning_rate, shuffled
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from metatext.inner import Task, inner_loop
 from metatext.maml import adapted, evaluate_episode, meta_gradient, outer_loss, run_episode, sweep
 from metatext.names import readable
 from metatext.reptile import reptile_gradient
+from metatext.schedules import annealed
 from metatext.settings import LearnerSettings
 from metatext.start import choose
 from metatext.tasks import Examples
-from metatext.trainer import annealed
 
 MakeLearner = Callable[..., Learner]
 

@@ -15,10 +15,10 @@ from metatext import FewShotClassifier, Learner
 from metatext.adapt import adapt, passes
 from metatext.errors import InputError
 from metatext.prototypes import Space
+from metatext.schedules import shuffled
 from metatext.settings import LearnerSettings
 from metatext.start import Start, choose
 from metatext.tasks import Examples
-from metatext.trainer import shuffled
 from metatext.tune import EPOCHS, tuned
 
 
