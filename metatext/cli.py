@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from metatext.errors import InputError
 from metatext.files import absolute, check_free, check_free_file, write_json
+from metatext.runner import run_command
 from metatext.settings import EvaluateSettings, Job, PretrainSettings, SearchSettings, Table, names_by_label
+from metatext.user_files import read_domain, read_domains, read_unlabelled
 
 # What the library does is imported inside the commands, so that --help needs no torch.
 
@@ -45,7 +42,7 @@ class Pretrain:
 
         if self.table.by:
             raise InputError("--by parts labelled files into domains, but these are texts without labels: leave it out")
-        texts = self.table.read_texts(self.texts)
+        texts = read_unlabelled(self.texts, self.table)
         loss = pretrain(self.encoder, texts, self.output, self.settings)
         print(
             f"{self.output}: pre-trained on {len(texts)} texts, loss {loss:.2f} nats a masked token in the last epoch"
@@ -69,7 +66,7 @@ class Train(Job):
 
         if not self.config.output:
             raise InputError("name a folder for the run: --output runs/name")
-        domains, texts = self.table.read_each(self.source), self.table.read_texts(self.unlabelled)
+        domains, texts = read_domains(self.source, self.table), read_unlabelled(self.unlabelled, self.table)
         summary = train(domains, self.encoder, self.learner, self.episodes, self.config, target_texts=texts)
         if not PartialState().is_main_process:
             return
@@ -147,10 +144,10 @@ class Adapt:
         if self.table.by:
             raise InputError("--by parts source files into domains, but a file to adapt to is one: leave it out")
         names = names_by_label(self.class_names) or None
-        domain = self.table.read(self.file)
+        domain = read_domain(self.file, self.table)
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
-        more = self.table.read_texts(self.unlabelled)
+        more = read_unlabelled(self.unlabelled, self.table)
         learner = Learner.from_pretrained(self.learner).to(default_device())
         adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend, self.epochs, more)
         adapted.metadata["clean"] = list(self.table.clean)
@@ -258,9 +255,9 @@ class Evaluate:
             check_free_file(file, self.overwrite)
         if not self.runs:
             raise InputError("name one or more learners to evaluate: metatext evaluate runs/news --target ...")
-        target = self.table.read(self.target)
-        test = self.table.read(self.settings.test) if self.settings.test else None
-        sources = self.table.read_each(self.source) or read_sources(self.runs[0], self.settings.methods)
+        target = read_domain(self.target, self.table)
+        test = read_domain(self.settings.test, self.table) if self.settings.test else None
+        sources = read_domains(self.source, self.table) or read_sources(self.runs[0], self.settings.methods)
         result = evaluate(
             list(self.runs), target, sources, self.settings, test, Path(self.output), progress=self.progress
         )
@@ -305,56 +302,10 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a user's mistake is one sentence on standard error and exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    run_command(lambda rest: tyro.cli(Command, prog="metatext", description=_ABOUT, args=rest, config=STYLE), words)
+    run_command(Command, words, prog="metatext", description=_ABOUT)
 
 
 _ABOUT = (
     "Meta-learn an initialisation for a transformer text classifier over labelled source domains, then adapt it to "
     "your own data with a handful of labels. Every command has its own --help; --debug shows tracebacks."
 )
-STYLE = (FlagCreatePairsOff, PositionalMetavarFromFieldName)
-
-
-def run_command(parse: Any, words: list[str]) -> None:
-    """Parses the words of a command line and runs the command, with the library's errors as one sentence."""
-    debug = "--debug" in words
-    _set_up_logging(debug)
-    try:
-        _parsed(parse, [word for word in words if word != "--debug"]).run()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
-    except (InputError, OSError, FloatingPointError) as error:
-        if debug:
-            raise
-        print(f"metatext: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        what = "training goes on with --resume from its last checkpoint (see --save-every), if there is one"
-        again = "a search or an evaluation when it is repeated; a pre-training starts anew"
-        print(f"metatext: interrupted; {what}; {again}", file=sys.stderr)
-        sys.exit(130)
-
-
-def _parsed(parse: Any, words: list[str]) -> Any:
-    """The command; contradictory settings are the InputError that they raised, not tyro's report of it."""
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return parse(words)
-    except SystemExit as stop:
-        cause = stop.__context__
-        while cause:
-            if isinstance(cause, InputError):
-                raise cause from None
-            cause = cause.__context__
-        print(errors.getvalue(), end="", file=sys.stderr)
-        raise
-
-
-def _set_up_logging(debug: bool) -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("metatext").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -37,6 +37,7 @@ from metatext.tables import listed
 from metatext.tasks import EpisodeSampler, split_classes
 from metatext.trainer import MetaTrainer, check_output
 from metatext.tune import EPOCHS, FEWEST
+from metatext.user_files import read_domains
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
     domains = list[Domain]()
     for entry in json.loads(path.read_text(encoding="utf-8")):
         place = entry.pop("path")
-        domains += Table(**entry | {"clean": tuple(entry["clean"])}).read_each([place])
+        domains += read_domains([place], Table(**entry | {"clean": tuple(entry["clean"])}))
     return domains
 
 

@@ -6,17 +6,14 @@ import dataclasses
 import itertools
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import tyro
 from tyro.conf import OmitArgPrefixes
 
 from metatext.checkpoints import has_checkpoint
-from metatext.cli import STYLE, run_command
 from metatext.errors import InputError
 from metatext.files import write_json
 from metatext.hub import METADATA
@@ -30,6 +27,7 @@ from metatext.settings import (
     names_by_label,
 )
 from metatext.tables import choice
+from metatext.user_files import read_domain, read_domains, read_unlabelled
 
 if TYPE_CHECKING:
     from metatext.domains import Domain
@@ -97,7 +95,7 @@ class Recipe:
         for name in self.unlabelled:
             if name.startswith("hub:"):
                 raise InputError(f"unlabelled={name!r} is to be a file: its texts are not read from the Hub")
-        texts = self.table.read_texts([self._place(name, "train") for name in self.unlabelled])
+        texts = read_unlabelled([self._place(name, "train") for name in self.unlabelled], self.table)
         return Data(sources, {name: self._target(name) for name in self.target}, texts)
 
     def train(self, data: Data) -> list[str]:
@@ -197,7 +195,7 @@ class Recipe:
 
     def source_domains(self, name: str) -> list[Domain]:
         """All domains of a source."""
-        return dataclasses.replace(self.table, clean=()).read_each([self._place(name, "train")])
+        return read_domains([self._place(name, "train")], dataclasses.replace(self.table, clean=()))
 
     def _source(self, name: str) -> list[Domain]:
         """The domains of a source, without the one that is held out, and without the classes that are a target's."""
@@ -231,13 +229,13 @@ class Recipe:
     def _read(self, place: str) -> Domain:
         """The rows of a target's file that are judged, under their labels."""
         if self.held_out is not None:
-            domains = {value_of(domain): domain for domain in self.table.read_each([place])}
+            domains = {value_of(domain): domain for domain in read_domains([place], self.table)}
             if self.held_out not in domains:
                 known = choice(self.held_out, sorted(domains))
                 raise InputError(f"{place} has no {self.held_out!r} in column {self.table.by!r}; {known}")
             domain = domains[self.held_out]
         else:
-            domain = self.table.read(place)
+            domain = read_domain(place, self.table)
         if self.target_labels:
             domain = domain.relabel(names_by_label(self.target_labels, "target_labels"))
         return domain.restrict(self.target_classes) if self.target_classes else domain
@@ -282,12 +280,3 @@ def _same(place: str, other: str) -> bool:
 def _other(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Names of the options that are not what they were when `before` was written, as JSON."""
     return ", ".join(name for name, value in json.loads(json.dumps(now)).items() if before.get(name) != value)
-
-
-def main(default: Recipe, description: str | None = None) -> None:
-    """Runs a recipe with the options of the command line."""
-
-    def parse(words: list[str]) -> Any:
-        return tyro.cli(type(default), default=default, description=description, args=words, config=STYLE)
-
-    run_command(parse, sys.argv[1:])

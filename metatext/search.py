@@ -30,6 +30,7 @@ from metatext.settings import EpisodeSettings, Job, LearnerSettings, SearchSetti
 from metatext.space import Range, Space, combinations, configure, extremes, in_words, is_drawn, parse_space
 from metatext.trainer import check_method
 from metatext.trials import draw_importances, finished, write_best, write_trials
+from metatext.user_files import read_domains
 
 try:
     import optuna
@@ -55,7 +56,7 @@ def search(job: Job, settings: SearchSettings) -> optuna.Study:
         FileExistsError: the output folder holds something else.
     """
     output = _output_of(job)
-    domains = job.table.read_each(job.source)
+    domains = read_domains(job.source, job.table)
     _check_validation(job, domains)
     space = _space_of(job, settings)
     asked = _asked(job, settings, space, domains)

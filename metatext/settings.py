@@ -8,15 +8,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
 from tyro.conf import OmitArgPrefixes
 
 from metatext.errors import InputError
-
-if TYPE_CHECKING:
-    from metatext.domains import Domain
 
 
 @dataclass(frozen=True)
@@ -33,38 +29,6 @@ class Table:
     """What to clean from the texts: weibo (everything), or any of mentions urls reposts topics emoticons fullwidth."""
     by: str | None = None
     """Column that parts a source file into domains, one for each of its values."""
-
-    def read_each(self, paths: Sequence[str]) -> list[Domain]:
-        """The domains of source files: each file one, or as many as column `by` has values."""
-        from metatext.domains import Domain
-
-        if self.by is None:
-            return [self.read(path) for path in paths]
-        if any(path.startswith("hub:") for path in paths):
-            raise InputError(f"--by {self.by} parts files into domains, not data sets on the Hub: name files")
-        how = (self.by, self.text, self.label, self.encoding, self.clean or None)
-        return [domain for path in paths for domain in Domain.each_from_file(path, *how)]
-
-    def read_texts(self, paths: Sequence[str]) -> list[str]:
-        """The texts of files, whose rows need no label; in a .txt file each line is one."""
-        from metatext.cleaning import clean_texts
-        from metatext.tables import read_texts
-
-        texts = [text for path in paths for text in read_texts(path, self.text, self.encoding)[1]]
-        return clean_texts(texts, self.clean or None)
-
-    def read(self, path: str) -> Domain:
-        """The file, or the data set hub:ID[:CONFIG[:SPLIT]] on the Hub, as one domain."""
-        from metatext.domains import Domain
-
-        if path.startswith("hub:"):
-            name, config, split, *_ = [*path[4:].split(":"), "", ""]
-            return Domain.from_hub(
-                name, config or None, split or "train", text=self.text, label=self.label, clean=self.clean or None
-            )
-        return Domain.from_file(
-            path, text=self.text, label=self.label, encoding=self.encoding, clean=self.clean or None
-        )
 
 
 def _check_least(settings: Any, least: int, *names: str) -> None:
@@ -146,7 +110,7 @@ class LearnerSettings:
     """Longest text, in tokens; longer ones are cut."""
     batch_size: int = 64
     """Most texts in one pass of the encoder: fewer need less memory, also for recomputed second-order steps."""
-    classes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    classes: tuple[str, ...] = ()
     """Class names of a linear head."""
 
     def __post_init__(self) -> None:

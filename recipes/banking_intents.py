@@ -8,7 +8,8 @@ where DATA holds, as JSON lines with text and label,
 The target is every second intent by name; `--source en/clinc150 --target-classes` (nothing after it) takes all 77.
 """
 
-from metatext.recipe import Recipe, main
+from metatext.recipe import Recipe
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 TARGET_CLASSES = """
@@ -44,4 +45,4 @@ BANKING = Recipe(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(BANKING, __doc__)
+    run_recipe(BANKING, __doc__)

@@ -11,7 +11,8 @@ where DATA holds, as JSON lines with text and label,
 A draw is one of the official supports, of 16 texts a class (eprstmt, tnews) or 8 (csldcp, iflytek).
 """
 
-from metatext.recipe import Recipe, main
+from metatext.recipe import Recipe
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 FEWCLUE = Recipe(
@@ -36,4 +37,4 @@ FEWCLUE = Recipe(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(FEWCLUE, __doc__)
+    run_recipe(FEWCLUE, __doc__)

@@ -17,7 +17,8 @@ where DATA holds, as JSON lines with text and label,
 Adapt it to texts of your own: metatext adapt runs/general_chinese/first-order my.csv --output my-model
 """
 
-from metatext.recipe import Recipe, main
+from metatext.recipe import Recipe
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 CHINESE = Recipe(
@@ -42,4 +43,4 @@ CHINESE = Recipe(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(CHINESE, __doc__)
+    run_recipe(CHINESE, __doc__)

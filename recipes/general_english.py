@@ -15,7 +15,8 @@ where DATA holds, as JSON lines with text and label,
 Adapt it to texts of your own: metatext adapt runs/general_english/first-order my.csv --output my-model
 """
 
-from metatext.recipe import Recipe, main
+from metatext.recipe import Recipe
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 ENGLISH = Recipe(
@@ -41,4 +42,4 @@ ENGLISH = Recipe(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(ENGLISH, __doc__)
+    run_recipe(ENGLISH, __doc__)

@@ -9,7 +9,8 @@ where DATA holds, as JSON lines with text and label,
     en/tweets_emotion.train, .test            tweets, 4 emotions (the same, configuration emotion)
 """
 
-from metatext.recipe import Recipe, main
+from metatext.recipe import Recipe
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 TWEETS = Recipe(
@@ -32,4 +33,4 @@ TWEETS = Recipe(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(TWEETS, __doc__)
+    run_recipe(TWEETS, __doc__)

@@ -13,7 +13,7 @@ Fine-tuning 2,000 times takes most of a day on two cores, so its rows are made o
 
 from _bao import bao
 
-from metatext.recipe import main
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, TrainConfig
 
 HUFFPOST = bao(
@@ -30,4 +30,4 @@ HUFFPOST = bao(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(HUFFPOST, __doc__)
+    run_recipe(HUFFPOST, __doc__)

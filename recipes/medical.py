@@ -8,7 +8,8 @@ in the same format; the recipe has not been run on the data itself. In place of 
 and test.jsonl does: --source hub:FOLDER --target hub:FOLDER --evaluate.test hub:FOLDER::test
 """
 
-from metatext.recipe import Recipe, main
+from metatext.recipe import Recipe
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 DATA = "hub:gretelai/symptom_to_diagnosis"
@@ -36,4 +37,4 @@ MEDICAL = Recipe(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(MEDICAL, __doc__)
+    run_recipe(MEDICAL, __doc__)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import tyro
 from _report import METHODS, compare, report
 from _stacked import call, copies
 from _trust_region import trust_region_step
@@ -23,10 +22,10 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from tqdm import tqdm
 
-from metatext.cli import STYLE, run_command
 from metatext.inner import Task, elsewhere, inner_loop
 from metatext.maml import sweep
 from metatext.plot import pyplot
+from metatext.runner import run_command
 
 SPEED = 0.1  # at most so far along each axis in a time step
 
@@ -234,4 +233,4 @@ class Navigation:
 
 
 if __name__ == "__main__":
-    run_command(lambda words: tyro.cli(Navigation, description=__doc__, args=words, config=STYLE), sys.argv[1:])
+    run_command(Navigation, sys.argv[1:], description=__doc__)

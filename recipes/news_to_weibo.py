@@ -17,7 +17,8 @@ where DATA holds, as JSON lines with text and label,
 import sys
 from pathlib import Path
 
-from metatext.recipe import Recipe, main
+from metatext.recipe import Recipe
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -55,4 +56,4 @@ FULL = Recipe(
 
 if __name__ == "__main__":
     full = any(word.startswith(("--data-dir", "--data_dir")) for word in sys.argv)
-    main(FULL if full else EMBEDDED, __doc__)
+    run_recipe(FULL if full else EMBEDDED, __doc__)

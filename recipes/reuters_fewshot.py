@@ -10,7 +10,7 @@ where DATA holds, as JSON lines with text and label,
 
 from _bao import bao
 
-from metatext.recipe import main
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, TrainConfig
 
 REUTERS = bao(
@@ -27,4 +27,4 @@ REUTERS = bao(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(REUTERS, __doc__)
+    run_recipe(REUTERS, __doc__)

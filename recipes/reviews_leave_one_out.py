@@ -20,8 +20,9 @@ from typing import Any
 
 from metatext.errors import InputError
 from metatext.files import write_json, write_text
-from metatext.recipe import Recipe, main, value_of
+from metatext.recipe import Recipe, value_of
 from metatext.report import summarise, table
+from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 
@@ -78,4 +79,4 @@ LEAVE_ONE_OUT = LeaveOneOut(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    main(LEAVE_ONE_OUT, __doc__)
+    run_recipe(LEAVE_ONE_OUT, __doc__)

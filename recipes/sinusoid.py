@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import tyro
 from _report import METHODS, compare, report
 from _stacked import call, copies, set_gradients
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from metatext.cli import STYLE, run_command
 from metatext.inner import Task, elsewhere, inner_loop
 from metatext.maml import sweep
 from metatext.plot import pyplot
+from metatext.runner import run_command
 
 
 class Points(NamedTuple):
@@ -148,4 +147,4 @@ class Sinusoid:
 
 
 if __name__ == "__main__":
-    run_command(lambda words: tyro.cli(Sinusoid, description=__doc__, args=words, config=STYLE), sys.argv[1:])
+    run_command(Sinusoid, sys.argv[1:], description=__doc__)

@@ -18,6 +18,7 @@ from metatext.cli import main
 from metatext.dann import PREFIX, Adversary, strength
 from metatext.errors import InputError
 from metatext.settings import Table
+from metatext.user_files import read_unlabelled
 
 SOURCE = ["球队比赛进球", "股票基金上涨", "教练和球迷", "银行利率"]
 TARGET = ["旅游景点酒店", "海滩机票", "古镇导游行程", "景点门票"]
@@ -189,10 +190,10 @@ def test_weight_and_texts_go_together(tiny_bert: Path, tmp_path: Path, capsys: p
     posts.write_text("\n".join(TARGET) + "\n\n", encoding="utf-8")
     train = ["train", "--source", str(source), "--encoder", str(tiny_bert), "--output", str(tmp_path / "run")]
     train += ["--ways", "3", "--shots", "1", "--queries", "2", "--inner-steps", "1", "--meta-steps", "2"]
-    assert Table().read_texts([str(posts)]) == TARGET
+    assert read_unlabelled([str(posts)], Table()) == TARGET
     table = tmp_path / "table.txt"
     table.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-    assert Table().read_texts([str(table)]) == make_domain().texts
+    assert read_unlabelled([str(table)], Table()) == make_domain().texts
     with pytest.raises(InputError, match="target_texts must be a list of strings"):
         MetaTrainer(Learner.from_pretrained(tiny_bert), EpisodeSampler([make_domain()]), target_texts=str(posts))
     with pytest.raises(InputError, match="adversarial must be at least 0, got nan"):

@@ -15,6 +15,7 @@ import pytest
 from metatext.domains import Domain, checked_strings, column, read_rows, shared_classes
 from metatext.errors import InputError
 from metatext.settings import Table
+from metatext.user_files import read_domains
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")
@@ -104,8 +105,8 @@ def test_a_column_parts_a_file_into_domains(tmp_path: Path) -> None:
     books, hotels = Domain.each_from_file(tmp_path / "reviews.jsonl", "shop")
     assert books == Domain("reviews/books", ["good", "bad"], ["1", "0"])
     assert hotels == Domain("reviews/hotels", ["poor"], ["0"])
-    assert Table(by="shop").read_each([str(tmp_path / "reviews.jsonl")] * 2) == [books, hotels] * 2
-    assert [len(domain) for domain in Table().read_each([str(tmp_path / "reviews.jsonl")])] == [3]
+    assert read_domains([str(tmp_path / "reviews.jsonl")] * 2, Table(by="shop")) == [books, hotels] * 2
+    assert [len(domain) for domain in read_domains([str(tmp_path / "reviews.jsonl")], Table())] == [3]
     with pytest.raises(InputError, match=r"has no column 'domain'"):
         Domain.each_from_file(tmp_path / "reviews.jsonl", "domain")
     (tmp_path / "reviews.jsonl").write_text(lines.replace('"hotels"', "null"), encoding="utf-8")

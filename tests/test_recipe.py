@@ -16,6 +16,7 @@ from metatext import Domain, TrainConfig
 from metatext.errors import InputError
 from metatext.recipe import Recipe
 from metatext.settings import Table
+from metatext.user_files import read_domain, read_domains
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -155,8 +156,8 @@ def write_domain(path: Path, labels: str) -> None:
 def test_sources_on_the_hub_are_named_with_a_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("metatext.domains.Domain.from_hub", lambda *a, **k: seen.append((a, k)))
-    Table(text="sentence").read("hub:clue/clue:tnews:validation")
-    Table().read("hub:ag_news")
+    read_domain("hub:clue/clue:tnews:validation", Table(text="sentence"))
+    read_domain("hub:ag_news", Table())
     options = {"label": "label", "clean": None}
     assert seen == [
         (("clue/clue", "tnews", "validation"), {"text": "sentence"} | options),
@@ -235,7 +236,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="held_out='books' is a value of a column: name the column, --by domain"):
         dataclasses.replace(recipe, held_out="books").run()
     with pytest.raises(InputError, match="--by shop parts files into domains, not data sets on the Hub"):
-        Table(by="shop").read_each(["hub:a/b"])
+        read_domains(["hub:a/b"], Table(by="shop"))
     with pytest.raises(InputError, match="has no 'boks' in column 'label'"):
         dataclasses.replace(recipe, held_out="boks", table=Table(by="label"))._target("x")
     with pytest.raises(FileNotFoundError, match="'x' has the supports of an official split, but no test texts"):

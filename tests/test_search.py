@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-import tyro
 from conftest import make_rows
 
 from metatext import InputError
-from metatext.cli import STYLE, Train, main
+from metatext.cli import Train, main
+from metatext.runner import parse
 from metatext.settings import EpisodeSettings, Job, LearnerSettings, SearchSettings, Table, TrainConfig
 
 optuna = pytest.importorskip("optuna")
@@ -237,7 +237,7 @@ def test_options_of_settings_give_the_settings_again() -> None:
         TrainConfig(outer_lr=1e-7 / 3, progress=False, mixed_precision="bf16", output="x"),
     )
     words = ["--source", "s", "--encoder", "e", *(word for part in parts for line in options_of(part) for word in line)]
-    parsed = tyro.cli(Train, args=words, config=STYLE)
+    parsed = parse(Train, words)
     assert (parsed.table, parsed.episodes, parsed.learner, parsed.config) == parts
     assert options_of(LearnerSettings()) == []
 
