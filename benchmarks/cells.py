@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, layer_norm
 
 from metatext import Episode, Learner
-from metatext.heads import LinearHead
-from metatext.maml import run_episode
-from metatext.settings import LearnerSettings
-from metatext.tasks import Examples
+from metatext.data.episodes import Examples
+from metatext.learners.heads import LinearHead
+from metatext.learners.meta_gradient import run_episode
+from metatext.learners.settings import LearnerSettings
 
 WAYS, SHOTS, QUERIES = 5, 5, 5
 INNER_LR = 0.01

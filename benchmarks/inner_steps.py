@@ -21,14 +21,14 @@ from sklearn.metrics import accuracy_score
 from tqdm.auto import tqdm
 
 from metatext import Domain, EpisodeSampler, Learner
-from metatext.draws import Draw, make_draws
 from metatext.errors import InputError
-from metatext.evaluate import Adaptation
+from metatext.evaluation.methods import Adaptation
+from metatext.evaluation.plot import draw_band, pyplot, save_figure
+from metatext.evaluation.statistics import confidence_interval
+from metatext.evaluation.support_draws import Draw, make_draws
 from metatext.files import write_json
-from metatext.markdown import markdown_table
-from metatext.plot import draw_band, pyplot, save_figure
-from metatext.statistics import confidence_interval
-from metatext.trainer import calibrate_scale
+from metatext.hub.markdown import markdown_table
+from metatext.training.scale_calibration import calibrate_scale
 
 BEFORE = "before meta-training"
 

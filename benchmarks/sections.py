@@ -14,7 +14,7 @@ from peers import PEERS, double_backward, make_peers
 from timing import Gradients, Method, Options, Row, Tables, cosine, relative, rounds, rows, timed, worker
 
 from metatext import Domain, EpisodeSampler, Learner
-from metatext.maml import run_episode
+from metatext.learners.meta_gradient import run_episode
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

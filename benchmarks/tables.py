@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from metatext.errors import InputError
-from metatext.markdown import markdown_table
-from metatext.plot import plot_accuracy
-from metatext.report import UNLABELLED, in_shots, is_own
-from metatext.statistics import paired_comparison
+from metatext.evaluation.plot import plot_accuracy
+from metatext.evaluation.report import UNLABELLED, is_row_of, shots_heading
+from metatext.evaluation.statistics import paired_comparison
+from metatext.hub.markdown import markdown_table
 
 _SAME = ("target_rows", "classes", "encoder", "official_supports")
 _SAME_SETTINGS = ("draws", "draw_seed", "test_size", "ways")
@@ -53,7 +53,7 @@ def merged(
         own = list(result["learners"])
         result["learners"] = {}
         for part in ("rows", "records"):
-            result[part] = [row for row in result[part] if not is_own(row["method"], own)]
+            result[part] = [row for row in result[part] if not is_row_of(row["method"], own)]
     _check_same(results)
     learners = list(dict.fromkeys(name for result in results.values() for name in result["learners"]))
     weights: dict[str, str | None] = {}
@@ -61,13 +61,17 @@ def merged(
     records: dict[tuple[str, int, int], dict[str, Any]] = {}
     for result in results.values():
         for row in result["rows"]:
-            if row["method"] in learners or not is_own(row["method"], learners) or row["method"].endswith(UNLABELLED):
+            if (
+                row["method"] in learners
+                or not is_row_of(row["method"], learners)
+                or row["method"].endswith(UNLABELLED)
+            ):
                 rows.setdefault((row["method"], row["shots"]), row)
         for record in result["records"]:
             if weights.setdefault(record["method"], record["weights"]) != record["weights"]:
                 raise InputError(f"the files have several learners called {record['method']!r}")
             records.setdefault((record["method"], record["shots"], record["draw"]), record)
-    ordered = sorted(rows.values(), key=lambda row: is_own(row["method"], learners))
+    ordered = sorted(rows.values(), key=lambda row: is_row_of(row["method"], learners))
     return ordered, list(records.values()), learners
 
 
@@ -106,7 +110,7 @@ def table(rows: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequen
         if seconds:
             ends = "-".join(dict.fromkeys(f"{value:.2g}" for value in (seconds[0], seconds[-1])))
             lines.append([f"**{method}, the default**" if method in learners else method, *values, ends])
-    return markdown_table(["method", *map(in_shots, shots), "s per fit"], lines)
+    return markdown_table(["method", *map(shots_heading, shots), "s per fit"], lines)
 
 
 def differences(records: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> list[str]:
@@ -116,7 +120,7 @@ def differences(records: Sequence[dict[str, Any]], shots: Sequence[int], learner
         accuracy.setdefault((record["method"], record["shots"]), {})[record["draw"]] = record["accuracy"]
     lines = []
     for learner in learners:
-        for other in dict.fromkeys(method for method, _ in accuracy if not is_own(method, learners)):
+        for other in dict.fromkeys(method for method, _ in accuracy if not is_row_of(method, learners)):
             cells = []
             for count in shots:
                 mine, theirs = accuracy.get((learner, count), {}), accuracy.get((other, count), {})

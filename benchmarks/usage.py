@@ -16,7 +16,7 @@ from cells import CLASSES, SHAPES, Floor, Ours, TokenisedEachStep, make_episode,
 from timing import Method, Options, Row, Tables, rounds, rows, timed, worker
 
 from metatext import Domain, EpisodeSampler, Learner
-from metatext.tasks import Examples
+from metatext.data.episodes import Examples
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -24,7 +24,7 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 # ------------------------------------------------------------------------------------------- C: real lengths
 def lengths(name: str, options: Options) -> Tables:
     """Real texts: texts that share lines against one padded batch, and tokenising once against at every step."""
-    from metatext.tokens import load_tokenizer
+    from metatext.encoders.tokenization import load_tokenizer
 
     shape, steps, tables = SHAPES[name], {"tiny": 5, "minilm": 2}[name], Tables()
     tokenizer = load_tokenizer(DATA / "encoder")

@@ -7,25 +7,25 @@ from metatext._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from metatext import maml as maml
-    from metatext.domains import Domain as Domain
+    from metatext.adaptation.estimator import FewShotClassifier as FewShotClassifier
+    from metatext.data.domains import Domain as Domain
+    from metatext.data.episodes import Episode as Episode
+    from metatext.data.episodes import EpisodeSampler as EpisodeSampler
     from metatext.errors import InputError as InputError
-    from metatext.estimator import FewShotClassifier as FewShotClassifier
-    from metatext.learner import Learner as Learner
-    from metatext.settings import TrainConfig as TrainConfig
-    from metatext.tasks import Episode as Episode
-    from metatext.tasks import EpisodeSampler as EpisodeSampler
-    from metatext.trainer import MetaTrainer as MetaTrainer
+    from metatext.learners.learner import Learner as Learner
+    from metatext.training.settings import TrainConfig as TrainConfig
+    from metatext.training.trainer import MetaTrainer as MetaTrainer
 
 # Names are imported at first use, so that `import metatext` and `metatext --help` need no torch.
 _HOME = {
-    "Domain": "metatext.domains",
-    "Episode": "metatext.tasks",
-    "EpisodeSampler": "metatext.tasks",
-    "FewShotClassifier": "metatext.estimator",
+    "Domain": "metatext.data.domains",
+    "Episode": "metatext.data.episodes",
+    "EpisodeSampler": "metatext.data.episodes",
+    "FewShotClassifier": "metatext.adaptation.estimator",
     "InputError": "metatext.errors",
-    "Learner": "metatext.learner",
-    "MetaTrainer": "metatext.trainer",
-    "TrainConfig": "metatext.settings",
+    "Learner": "metatext.learners.learner",
+    "MetaTrainer": "metatext.training.trainer",
+    "TrainConfig": "metatext.training.settings",
 }
 __all__ = [*_HOME, "maml"]
 

@@ -1,6 +1,6 @@
 """`python -m metatext` is the `metatext` command."""
 
-from metatext.cli import main
+from metatext.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -13,24 +13,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tyro.conf import OmitArgPrefixes
 
-from metatext.checkpoints import has_checkpoint
-from metatext.errors import InputError
+from metatext.data.class_names import parse_class_names
+from metatext.data.settings import EpisodeSettings, Table
+from metatext.data.user_files import read_domain, read_domains, read_unlabelled
+from metatext.errors import InputError, suggest
+from metatext.evaluation.settings import EvaluateSettings
 from metatext.files import write_json
-from metatext.hub import METADATA
-from metatext.settings import (
-    EpisodeSettings,
-    EvaluateSettings,
-    LearnerSettings,
-    Table,
-    TrainConfig,
-    defaults_of,
-    names_by_label,
-)
-from metatext.tables import choice
-from metatext.user_files import read_domain, read_domains, read_unlabelled
+from metatext.hub.model_folder import METADATA
+from metatext.learners.settings import LearnerSettings
+from metatext.options import defaults_of
+from metatext.training.checkpoints import has_checkpoint
+from metatext.training.settings import TrainConfig
 
 if TYPE_CHECKING:
-    from metatext.domains import Domain
+    from metatext.data.domains import Domain
+
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +107,7 @@ class Recipe:
 
     def evaluate_all(self, runs: Sequence[str], data: Data) -> None:
         """Evaluates the learners on the targets; tables of other options are refused before any is made."""
-        from metatext import pipeline
+        from metatext.evaluation import run
 
         for name in self.target:
             self.table_is_there(name)
@@ -118,7 +115,7 @@ class Recipe:
         for name, (target, test, supports) in data.targets.items():
             place = self.table_of(name)
             show = self.config.progress
-            result = pipeline.evaluate(runs, target, data.sources, settings, test, place, supports, show)
+            result = run.evaluate(runs, target, data.sources, settings, test, place, supports, show)
             write_json(place, result | {"recipe": self._reading()})
             draws = len(supports) or settings.draws
             print(f"\n{target.name}: {len(target.classes)} classes, {draws} draws, accuracy / macro-F1 in %\n")
@@ -155,14 +152,14 @@ class Recipe:
 
     def _train(self, folder: Path, data: Data, second_order_steps: int) -> str:
         """Trains one learner, unless the folder holds it already."""
-        from metatext.fingerprints import describe, digest
-        from metatext.pipeline import train
+        from metatext.data.fingerprints import describe_domains, fingerprint
+        from metatext.training.run import train
 
         learner = dataclasses.replace(self.learner, second_order_steps=second_order_steps)
         again = self.config.resume and not has_checkpoint(folder)
         config = dataclasses.replace(self.config, output=str(folder), resume=self.config.resume and not again)
-        asked: dict[str, Any] = {"encoder": self.encoder, "sources": describe(data.sources)}
-        asked["unlabelled"] = digest(data.unlabelled) if data.unlabelled else None
+        asked: dict[str, Any] = {"encoder": self.encoder, "sources": describe_domains(data.sources)}
+        asked["unlabelled"] = fingerprint(data.unlabelled) if data.unlabelled else None
         asked |= {k: v for part in (learner, self.episodes, config) for k, v in dataclasses.asdict(part).items()}
         for how in ("resume", "overwrite", "progress", "output"):
             asked.pop(how)
@@ -204,7 +201,7 @@ class Recipe:
             domains = [domain for domain in domains if value_of(domain) != self.held_out]
         targets = [self._place(target, "train", "train_0") for target in self.target]
         if self.target_classes and any(_same(place, target) for target in targets):
-            new = names_by_label(self.target_labels, "target_labels")
+            new = parse_class_names(self.target_labels, "target_labels")
             domains = [
                 domain.restrict(c for c in domain.classes if new.get(c, c) not in self.target_classes)
                 for domain in domains
@@ -231,13 +228,13 @@ class Recipe:
         if self.held_out is not None:
             domains = {value_of(domain): domain for domain in read_domains([place], self.table)}
             if self.held_out not in domains:
-                known = choice(self.held_out, sorted(domains))
+                known = suggest(self.held_out, sorted(domains))
                 raise InputError(f"{place} has no {self.held_out!r} in column {self.table.by!r}; {known}")
             domain = domains[self.held_out]
         else:
             domain = read_domain(place, self.table)
         if self.target_labels:
-            domain = domain.relabel(names_by_label(self.target_labels, "target_labels"))
+            domain = domain.relabel(parse_class_names(self.target_labels, "target_labels"))
         return domain.restrict(self.target_classes) if self.target_classes else domain
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import metatext
+from metatext import __version__
 from metatext.errors import InputError
+from metatext.evaluation.plot import pyplot, save_figure
+from metatext.evaluation.statistics import confidence_interval
 from metatext.files import write_json
-from metatext.markdown import markdown_table
-from metatext.plot import pyplot, save_figure
-from metatext.statistics import confidence_interval
+from metatext.hub.markdown import markdown_table
 
 JOINT = "joint pre-training"
 METHODS = {"full MAML": (1, 1), "first-order MAML": (1, 0), JOINT: (0, 0)}
@@ -81,7 +81,7 @@ def report(place: Path, settings: Any, records: Sequence[dict[str, Any]], figure
         seeds = [r["mean"] for r in records if (r["problem"], r["method"]) == (problem, method)]
         mean, ci95 = zip(*map(confidence_interval, zip(*seeds, strict=True)), strict=True)
         rows.append({"problem": problem, "method": method, "seeds": len(seeds), "mean": mean, "ci95": ci95})
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "metatext": metatext.__version__}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "metatext": __version__}
     result = {"settings": dataclasses.asdict(settings), "versions": versions, "rows": rows, "records": records}
     strict = json.loads(json.dumps(result), parse_constant=lambda _: None)  # JSON has no NaN; runs may diverge
     write_json(place.with_suffix(".json"), strict)

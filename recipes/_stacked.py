@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from metatext.inner import Gradient
+from metatext.core.gradients import Gradient
 
 
 def copies(net: nn.Module, tasks: int) -> list[Tensor]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from metatext.imaml import implicit_gradient
-from metatext.inner import Task, move
+from metatext.core.imaml import implicit_gradient
+from metatext.core.in_place import move
+from metatext.core.task import Task
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ where DATA holds, as JSON lines with text and label,
 The target is every second intent by name; `--source en/clinc150 --target-classes` (nothing after it) takes all 77.
 """
 
+from metatext.cli.runner import run_recipe
 from metatext.recipe import Recipe
-from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 TARGET_CLASSES = """

@@ -11,8 +11,8 @@ where DATA holds, as JSON lines with text and label,
 A draw is one of the official supports, of 16 texts a class (eprstmt, tnews) or 8 (csldcp, iflytek).
 """
 
+from metatext.cli.runner import run_recipe
 from metatext.recipe import Recipe
-from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 FEWCLUE = Recipe(

@@ -15,8 +15,8 @@ where DATA holds, as JSON lines with text and label,
 Adapt it to texts of your own: metatext adapt runs/general_english/first-order my.csv --output my-model
 """
 
+from metatext.cli.runner import run_recipe
 from metatext.recipe import Recipe
-from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 ENGLISH = Recipe(

@@ -9,8 +9,8 @@ where DATA holds, as JSON lines with text and label,
     en/tweets_emotion.train, .test            tweets, 4 emotions (the same, configuration emotion)
 """
 
+from metatext.cli.runner import run_recipe
 from metatext.recipe import Recipe
-from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 TWEETS = Recipe(

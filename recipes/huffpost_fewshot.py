@@ -13,7 +13,7 @@ Fine-tuning 2,000 times takes most of a day on two cores, so its rows are made o
 
 from _bao import bao
 
-from metatext.runner import run_recipe
+from metatext.cli.runner import run_recipe
 from metatext.settings import EpisodeSettings, TrainConfig
 
 HUFFPOST = bao(

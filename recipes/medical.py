@@ -8,8 +8,8 @@ in the same format; the recipe has not been run on the data itself. In place of 
 and test.jsonl does: --source hub:FOLDER --target hub:FOLDER --evaluate.test hub:FOLDER::test
 """
 
+from metatext.cli.runner import run_recipe
 from metatext.recipe import Recipe
-from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 DATA = "hub:gretelai/symptom_to_diagnosis"

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from tqdm import tqdm
 
-from metatext.inner import Task, elsewhere, inner_loop
+from metatext.cli.runner import run_command
+from metatext.core.in_place import in_scratch_memory
+from metatext.core.inner_loop import inner_loop
+from metatext.core.task import Task
+from metatext.evaluation.plot import pyplot
 from metatext.maml import sweep
-from metatext.plot import pyplot
-from metatext.runner import run_command
 
 SPEED = 0.1  # at most so far along each axis in a time step
 
@@ -207,7 +209,7 @@ class Navigation:
             return surrogate(policy, parameters, paths).sum()
 
         rates = [[rate if k == 0 else rate / 2] * len(parameters) for k in range(self.test_steps)]
-        with elsewhere(parameters):
+        with in_scratch_memory(parameters):
             for _ in inner_loop(Task([support], [], parameters), rates):
                 pass
             support()

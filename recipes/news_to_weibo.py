@@ -17,8 +17,8 @@ where DATA holds, as JSON lines with text and label,
 import sys
 from pathlib import Path
 
+from metatext.cli.runner import run_recipe
 from metatext.recipe import Recipe
-from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, TrainConfig
 
 DATA = Path(__file__).resolve().parents[1] / "data"

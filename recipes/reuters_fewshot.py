@@ -10,7 +10,7 @@ where DATA holds, as JSON lines with text and label,
 
 from _bao import bao
 
-from metatext.runner import run_recipe
+from metatext.cli.runner import run_recipe
 from metatext.settings import EpisodeSettings, TrainConfig
 
 REUTERS = bao(

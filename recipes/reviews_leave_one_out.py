@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metatext.cli.runner import run_recipe
 from metatext.errors import InputError
+from metatext.evaluation.report import summarise, summary_table
 from metatext.files import write_json, write_text
 from metatext.recipe import Recipe, value_of
-from metatext.report import summarise, table
-from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 
@@ -55,8 +55,8 @@ class LeaveOneOut(Recipe):
             return
         means = [{"domains": row.pop("draws"), **row} for row in summarise(rows)]  # a domain's row counts as a draw's
         write_json(output / "mean.json", {"domains": names, "rows": means})
-        write_text(output / "mean.md", table(means) + "\n")
-        print(f"\nmean over {len(names)} domains, each held out in turn\n\n{table(means)}")
+        write_text(output / "mean.md", summary_table(means) + "\n")
+        print(f"\nmean over {len(names)} domains, each held out in turn\n\n{summary_table(means)}")
 
 
 LEAVE_ONE_OUT = LeaveOneOut(

@@ -9,8 +9,8 @@ The emotion sets can be read as polarity, with happy for positive, and neutral a
     --target zh/weibo_emotion_usual --target-labels happy=positive angry=negative sad=negative fear=negative
 """
 
+from metatext.cli.runner import run_recipe
 from metatext.recipe import Recipe
-from metatext.runner import run_recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 REVIEWS = Recipe(

@@ -20,10 +20,12 @@ from _stacked import call, copies, set_gradients
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from metatext.inner import Task, elsewhere, inner_loop
+from metatext.cli.runner import run_command
+from metatext.core.in_place import in_scratch_memory
+from metatext.core.inner_loop import inner_loop
+from metatext.core.task import Task
+from metatext.evaluation.plot import pyplot
 from metatext.maml import sweep
-from metatext.plot import pyplot
-from metatext.runner import run_command
 
 
 class Points(NamedTuple):
@@ -138,7 +140,7 @@ class Sinusoid:
         query = sines.points(100, generator)
         for number in self.test_points:
             task = stack(net, sines.points(number, generator), query)
-            with elsewhere(task.moving):
+            with in_scratch_memory(task.moving):
                 errors = [squared_errors(net, task.moving, query)]
                 for _ in inner_loop(task, [[rate] * len(task.moving)] * self.test_steps):
                     errors.append(squared_errors(net, task.moving, query))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metatext.cleaning import WEIBO, clean_text, clean_texts, resolve
+from metatext.data.cleaning import WEIBO, clean_text, clean_texts, resolve_steps
 from metatext.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -93,16 +93,16 @@ def test_clean_texts_keeps_number_and_order() -> None:
 
 
 def test_resolve() -> None:
-    assert resolve(None) == ()
-    assert resolve("weibo") == ("mentions", "urls", "reposts", "topics", "emoticons", "fullwidth")
-    assert resolve("urls") == ("urls",)
-    assert resolve(["topics", "mentions", "topics"]) == ("mentions", "topics")
-    assert resolve(["urls", "weibo"]) == WEIBO
+    assert resolve_steps(None) == ()
+    assert resolve_steps("weibo") == ("mentions", "urls", "reposts", "topics", "emoticons", "fullwidth")
+    assert resolve_steps("urls") == ("urls",)
+    assert resolve_steps(["topics", "mentions", "topics"]) == ("mentions", "topics")
+    assert resolve_steps(["urls", "weibo"]) == WEIBO
 
 
 def test_an_unknown_part_is_refused_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"unknown cleaning 'mention': choose from 'weibo'.*did you mean 'mentions'\?"):
-        resolve(["urls", "mention"])
+        resolve_steps(["urls", "mention"])
     with pytest.raises(InputError, match=r"unknown cleaning 'xyz'.*fullwidth$"):
         clean_text("a", ["xyz"])
 

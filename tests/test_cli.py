@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from metatext import __version__
-from metatext.cli import main
-from metatext.pipeline import read_sources
+from metatext.cli.main import main
+from metatext.evaluation.run import read_sources
 
 pytestmark = pytest.mark.slow
 
@@ -428,7 +428,7 @@ def test_contradictory_options_are_refused(
 def test_predict_refuses_an_output_of_unknown_kind_before_it_works(
     refused: Callable[..., str], model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metatext.adapt.predict", lambda *arguments: pytest.fail("it predicted"))
+    monkeypatch.setattr("metatext.adaptation.inference.predict", lambda *arguments: pytest.fail("it predicted"))
     sentence = refused("predict", model, folder / "target.jsonl", "--output", tmp_path / "out.xlsx")
     assert "out.xlsx" in sentence and ".jsonl" in sentence and not list(tmp_path.iterdir())
 

@@ -14,11 +14,11 @@ from conftest import central_difference, make_domain
 from safetensors.torch import load_file
 
 from metatext import EpisodeSampler, Learner, MetaTrainer, TrainConfig
-from metatext.cli import main
-from metatext.dann import PREFIX, Adversary, strength
+from metatext.cli.main import main
+from metatext.data.settings import Table
+from metatext.data.user_files import read_unlabelled
 from metatext.errors import InputError
-from metatext.settings import Table
-from metatext.user_files import read_unlabelled
+from metatext.training.adversary import ADVERSARY_PREFIX, Adversary, adversarial_weight
 
 SOURCE = ["球队比赛进球", "股票基金上涨", "教练和球迷", "银行利率"]
 TARGET = ["旅游景点酒店", "海滩机票", "古镇导游行程", "景点门票"]
@@ -50,10 +50,10 @@ def test_gradient_is_that_of_finite_differences_and_turned_round_for_the_encoder
         if name not in found or parameter.ndim < 2 or "embeddings" in name:
             continue
         slope = central_difference(loss, parameter, place, 1e-5)
-        factor = 1.0 if name.startswith(PREFIX) else -0.25
+        factor = 1.0 if name.startswith(ADVERSARY_PREFIX) else -0.25
         assert float(found[name].view(-1)[place]) == pytest.approx(factor * slope, rel=1e-4, abs=1e-9), name
         checked += 1
-    assert checked >= 14 and any(name.startswith(PREFIX) for name in found)
+    assert checked >= 14 and any(name.startswith(ADVERSARY_PREFIX) for name in found)
     assert "head.log_scale" not in found
 
 
@@ -80,13 +80,13 @@ def test_an_episode_has_target_texts_of_its_own(
 
 
 def own_of(adversary: Adversary) -> dict[str, torch.nn.Parameter]:
-    return {PREFIX + name: p for name, p in adversary.named_parameters()}
+    return {ADVERSARY_PREFIX + name: p for name, p in adversary.named_parameters()}
 
 
 def test_strength_rises_from_0_to_the_weight() -> None:
-    assert strength(0.3, 0, 100) == 0
-    assert strength(0.3, 10, 100) == pytest.approx(0.3 * math.tanh(0.5))  # 2 / (1 + e^-x) - 1 = tanh(x / 2)
-    assert strength(0.3, 100, 100) == pytest.approx(0.3, rel=1e-3)
+    assert adversarial_weight(0.3, 0, 100) == 0
+    assert adversarial_weight(0.3, 10, 100) == pytest.approx(0.3 * math.tanh(0.5))  # 2 / (1 + e^-x) - 1 = tanh(x / 2)
+    assert adversarial_weight(0.3, 100, 100) == pytest.approx(0.3, rel=1e-3)
 
 
 def make_trainer(tiny_bert: Path, weight: float, output: Path | None = None, **options: Any) -> MetaTrainer:
@@ -122,7 +122,9 @@ def test_the_encoder_starts_unmoved_and_the_adversary_has_the_rate_of_heads(tiny
     for step in (0, 50):
         trainer.state.step = step
         found = dict(trainer._against(trainer.sampler[0], 0))
-        sizes.append([sum(float(g.abs().sum()) for n, g in found.items() if n.startswith(p)) for p in ("enc", PREFIX)])
+        sizes.append(
+            [sum(float(g.abs().sum()) for n, g in found.items() if n.startswith(p)) for p in ("enc", ADVERSARY_PREFIX)]
+        )
     assert sizes[0][0] == 0 < sizes[1][0] and sizes[0][1] > 0
 
 
@@ -177,7 +179,7 @@ def test_a_run_resumes_to_the_same_bits_and_not_with_other_texts(
     resumed.train()
     files = [tmp_path / run / "checkpoints" / "step-000006" / "weights.safetensors" for run in ("whole", "cut")]
     one, two = map(load_file, files)
-    assert PREFIX + "layers.0.weight" in one and one.keys() == two.keys()
+    assert ADVERSARY_PREFIX + "layers.0.weight" in one and one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     learner = load_file(tmp_path / "whole" / "model.safetensors")
     assert not any("adversary" in name for name in learner)

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metatext.domains import Domain, checked_strings, column, read_rows, shared_classes
+from metatext.data.columns import checked_strings, column
+from metatext.data.domains import Domain, shared_classes
+from metatext.data.readers import read_rows
+from metatext.data.settings import Table
+from metatext.data.user_files import read_domains
 from metatext.errors import InputError
-from metatext.settings import Table
-from metatext.user_files import read_domains
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")
@@ -283,7 +285,7 @@ def test_a_named_encoding_is_used_without_a_warning(tmp_path: Path, caplog: pyte
 
 def test_reading_leaves_no_cache_and_shows_no_progress(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "d.csv")
-    code = f"from metatext.domains import Domain; Domain.from_file({str(path)!r})"
+    code = f"from metatext import Domain; Domain.from_file({str(path)!r})"
     environment = {"HF_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -292,7 +294,7 @@ def test_reading_leaves_no_cache_and_shows_no_progress(tmp_path: Path) -> None:
 
 
 def test_importing_is_light() -> None:
-    code = "import metatext.domains, sys; print([m for m in ('datasets', 'numpy', 'torch') if m in sys.modules])"
+    code = "import metatext.data.domains, sys; print([m for m in ('datasets', 'numpy', 'torch') if m in sys.modules])"
     root = Path(__file__).resolve().parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"

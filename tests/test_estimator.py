@@ -19,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 from transformers import PreTrainedModel
 
 from metatext import FewShotClassifier, InputError, Learner
-from metatext.cleaning import clean_texts
+from metatext.data.cleaning import clean_texts
 
 ROWS = make_rows(4, 6)
 TEXTS, LABELS = [row["text"] for row in ROWS], [row["label"] for row in ROWS]

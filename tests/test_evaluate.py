@@ -15,20 +15,26 @@ import torch
 from conftest import TOPICS, make_domain
 from sklearn.linear_model import LogisticRegression
 
-from metatext import Domain, FewShotClassifier, InputError, Learner, baselines, pipeline
-from metatext.baselines import Prediction
-from metatext.draws import make_draws, official_draws
-from metatext.evaluate import (
-    METHODS,
-    Adaptation,
-    Answer,
-    make_methods,
-    run_methods,
-    timed,
+from metatext import Domain, FewShotClassifier, InputError, Learner
+from metatext.adaptation.fine_tuning import fine_tuned
+from metatext.evaluation import baselines
+from metatext.evaluation.baselines import (
+    FrozenEncoder,
+    Prediction,
+    centroid,
+    fine_tuning,
+    frozen,
+    majority,
+    tfidf,
+    with_linear_head,
 )
-from metatext.report import table
-from metatext.settings import EvaluateSettings
-from metatext.tune import tuned
+from metatext.evaluation.joint_training import joint_training, source_classifier
+from metatext.evaluation.judging import Answer, run_methods, timed
+from metatext.evaluation.methods import METHODS, Adaptation, make_methods
+from metatext.evaluation.report import summary_table
+from metatext.evaluation.run import evaluate, evaluation_files, read_sources
+from metatext.evaluation.settings import EvaluateSettings
+from metatext.evaluation.support_draws import make_draws, official_draws
 
 
 # ---------------------------------------------------------------- draws
@@ -126,11 +132,11 @@ def test_unlabelled_rows_are_those_of_the_target_that_a_draw_does_not_use(
 
     def spy(learner: Any, support: Any, start: Any, epochs: int, unlabelled: Any = ()) -> Any:
         seen.append((set(support.texts), set(unlabelled)))
-        return tuned(learner, support, start, epochs, unlabelled)
+        return fine_tuned(learner, support, start, epochs, unlabelled)
 
-    monkeypatch.setattr("metatext.adapt.tuned", spy)
+    monkeypatch.setattr("metatext.adaptation.adapt.fine_tuned", spy)
     settings = EvaluateSettings(shots=(2,), draws=2, ways=3, test_size=20, methods=("maml", "unlabelled"))
-    result = pipeline.evaluate([run], make_domain(2), [], settings)
+    result = evaluate([run], make_domain(2), [], settings)
     draws = make_draws(make_domain(2), [2], 2, ways=3, test_size=20)
     label = dict(zip(make_domain(2).texts, make_domain(2).labels, strict=True))
     for draw, (support, more) in zip([*draws, *draws], seen, strict=True):
@@ -145,13 +151,13 @@ def test_unlabelled_rows_are_those_of_the_target_that_a_draw_does_not_use(
 def test_unlabelled_rows_that_are_not_there_are_refused_before_any_fit(run: str) -> None:
     settings = EvaluateSettings(shots=(1, 19), draws=2, methods=("tfidf", "unlabelled"))
     with pytest.raises(InputError, match="'news' has no rows left to be given unlabelled"):
-        pipeline.evaluate([run], make_domain(2), [], settings)
+        evaluate([run], make_domain(2), [], settings)
     supports = [make_domain(1), make_domain(2)]
     for test, methods in ((None, ("tfidf",)), (make_domain(3), ("unlabelled",))):
         with pytest.raises(InputError, match="an official split needs test texts, and has no unlabelled rows"):
-            pipeline.evaluate([run], supports[0], [], EvaluateSettings(methods=methods), test, supports=supports)
+            evaluate([run], supports[0], [], EvaluateSettings(methods=methods), test, supports=supports)
     settings = EvaluateSettings(methods=("majority",))
-    result = pipeline.evaluate([run], supports[0], [], settings, make_domain(3), supports=supports)
+    result = evaluate([run], supports[0], [], settings, make_domain(3), supports=supports)
     assert [(r["shots"], r["draw"]) for r in result["records"]] == [(20, 0), (20, 1)]
     assert result["official_supports"] == 2
 
@@ -245,13 +251,13 @@ def accuracy(method: Any, shots: int = 5) -> float:
 
 def test_majority_answers_the_targets_most_frequent_label_of_the_support() -> None:
     target = Domain.from_records(list("一二三四五六"), ["b", "a", "b", "b", "a", "c"], name="posts")
-    fit = baselines.majority(target)
+    fit = majority(target)
     assert fit(["一", "二", "六"], ["c", "b", "a"])(["三", "四"]).labels == ["b", "b"]
     assert fit(["一", "六"], ["c", "a"])(["三", "四", "五"]).labels == ["a", "a", "a"]
 
 
 def test_tfidf_learns() -> None:
-    assert accuracy(timed(baselines.tfidf)) > 0.9
+    assert accuracy(timed(tfidf)) > 0.9
 
 
 def test_frozen_encoders_learn_and_encode_each_test_text_once(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,9 +265,9 @@ def test_frozen_encoders_learn_and_encode_each_test_text_once(tiny_bert: Path, m
     encoded: list[str] = []
     encode = encoder.encode
     monkeypatch.setattr(encoder, "encode", lambda texts: (encoded.extend(texts), encode(texts))[1])
-    shared = baselines.FrozenEncoder(encoder)
-    assert accuracy(timed(baselines.frozen(shared))) > 0.5
-    assert accuracy(timed(baselines.centroid(shared))) > 0.5
+    shared = FrozenEncoder(encoder)
+    assert accuracy(timed(frozen(shared))) > 0.5
+    assert accuracy(timed(centroid(shared))) > 0.5
     held = [text for text, _ in make_draws(make_domain(2), [5], 2, test_size=60)[0].test]
     assert len(held) == 60 and all(encoded.count(text) == 1 for text in held)
     assert len(encoded) == 60 + 2 * 2 * 6 * 5
@@ -272,7 +278,7 @@ def test_the_nearest_centroid_is_a_prototypical_network_without_meta_training(ti
     for draw in make_draws(make_domain(2), [1, 4], 2):
         texts, labels = zip(*draw.support, strict=True)
         queries = [text for text, _ in draw.test]
-        found = baselines.centroid(baselines.FrozenEncoder(learner))(texts, labels)(queries)
+        found = centroid(FrozenEncoder(learner))(texts, labels)(queries)
         assert (
             found.labels == Adaptation(learner)(alone=True)(texts, labels, queries).labels
             and len(set(found.labels)) > 3
@@ -288,29 +294,29 @@ def test_linear_probing_starts_at_logistic_regression(tiny_bert: Path, ways: int
     vectors = [encoder.encode(some).numpy() for some in (texts, queries)]
     expected = LogisticRegression(max_iter=1000).fit(vectors[0], labels)
     for fit in (
-        baselines.fine_tuning(encoder, steps=0, probe=True),
-        baselines.frozen(baselines.FrozenEncoder(encoder)),
+        fine_tuning(encoder, steps=0, probe=True),
+        frozen(FrozenEncoder(encoder)),
     ):
         found = fit(texts, labels)(queries)
         assert found.labels == expected.predict(vectors[1]).tolist() and len(set(found.labels)) == ways
         assert found.probabilities == pytest.approx(expected.predict_proba(vectors[1]).max(1), abs=1e-5)
-    tuned = baselines.fine_tuning(encoder, steps=4, lr=2e-3, probe=True)(texts, labels)(queries)
-    assert tuned.probabilities != pytest.approx(found.probabilities, abs=1e-3)
+    fine_tuned = fine_tuning(encoder, steps=4, lr=2e-3, probe=True)(texts, labels)(queries)
+    assert fine_tuned.probabilities != pytest.approx(found.probabilities, abs=1e-3)
 
 
 def test_fine_tuning_learns_and_leaves_its_start_alone(tiny_bert: Path) -> None:
     start = Learner.from_pretrained(tiny_bert)
     before = {name: p.detach().clone() for name, p in start.named_parameters()}
-    untrained = accuracy(timed(baselines.fine_tuning(start, steps=0)))
+    untrained = accuracy(timed(fine_tuning(start, steps=0)))
     assert untrained == pytest.approx(1 / 6, abs=0.08)
-    assert accuracy(timed(baselines.fine_tuning(start, steps=30, lr=2e-3))) > 0.6
+    assert accuracy(timed(fine_tuning(start, steps=30, lr=2e-3))) > 0.6
     assert all(torch.equal(p, before[name]) for name, p in start.named_parameters())
 
 
 def test_fine_tuning_twice_gives_the_same_answers(tiny_bert: Path) -> None:
     (draw, _) = make_draws(make_domain(2), [2], 2)
     texts, labels = zip(*draw.support, strict=True)
-    fit = baselines.fine_tuning(Learner.from_pretrained(tiny_bert), steps=4, lr=2e-3)
+    fit = fine_tuning(Learner.from_pretrained(tiny_bert), steps=4, lr=2e-3)
     queries = [text for text, _ in draw.test]
     answers = fit(texts, labels)(queries)
     assert answers.labels == fit(texts, labels)(queries).labels and len(set(answers.labels)) > 1
@@ -319,7 +325,7 @@ def test_fine_tuning_twice_gives_the_same_answers(tiny_bert: Path) -> None:
 def test_many_texts_take_more_steps_of_fine_tuning(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     monkeypatch.setattr(baselines, "train_classifier", lambda model, texts, labels, steps, *_: taken.append(steps))
-    fit = baselines.fine_tuning(Learner.from_pretrained(tiny_bert), steps=40, epochs=10.0)
+    fit = fine_tuning(Learner.from_pretrained(tiny_bert), steps=40, epochs=10.0)
     for count in (10, 64, 65):
         fit(["一"] * count, ["a", *["b"] * (count - 1)])
     assert taken == [40, 40, 41]
@@ -328,25 +334,25 @@ def test_many_texts_take_more_steps_of_fine_tuning(tiny_bert: Path, monkeypatch:
 @pytest.fixture(scope="module")
 def joint(tiny_bert: Path) -> Learner:
     sources = [make_domain(0, name="news"), make_domain(1, name="b")]
-    return baselines.joint_training(Learner.from_pretrained(tiny_bert), sources, epochs=6, lr=2e-3)
+    return joint_training(Learner.from_pretrained(tiny_bert), sources, epochs=6, lr=2e-3)
 
 
 def test_joint_training_carries_over_to_the_target(joint: Learner) -> None:
     assert joint.head.classes == sorted(TOPICS) and joint.sources == ["b", "news"]
-    assert accuracy(timed(baselines.source_classifier(joint)), shots=1) > 0.7
-    assert accuracy(timed(baselines.fine_tuning(joint, steps=4, lr=1e-4)), shots=1) > 0.7
+    assert accuracy(timed(source_classifier(joint)), shots=1) > 0.7
+    assert accuracy(timed(fine_tuning(joint, steps=4, lr=1e-4)), shots=1) > 0.7
 
 
 def test_the_source_classifier_chooses_among_the_targets_classes(joint: Learner) -> None:
     texts = make_domain(2).texts[:40]
-    answers = baselines.source_classifier(joint)(["一", "二"], ["food", "car"])(texts)
+    answers = source_classifier(joint)(["一", "二"], ["food", "car"])(texts)
     assert set(answers.labels) == {"car", "food"}
     layer = joint.head.start(["car", "food"], None)
     assert answers.labels == [["car", "food"][i] for i in layer.logits(joint.encode(texts)).argmax(1).tolist()]
 
 
 def test_a_linear_head_keeps_the_rows_of_known_classes(joint: Learner) -> None:
-    model = baselines.with_linear_head(joint, ["food", "music", "car"])
+    model = with_linear_head(joint, ["food", "music", "car"])
     assert torch.equal(model.head.weight[0], joint.head.weight[joint.head.classes.index("food")])
     assert torch.equal(model.head.bias[2], joint.head.bias[joint.head.classes.index("car")])
     assert not model.head.weight[1].any() and not model.head.bias[1]
@@ -379,10 +385,10 @@ def test_evaluate_writes_every_result(run: str, tmp_path: Path) -> None:
     settings = EvaluateSettings(
         shots=(1, 2), draws=2, methods=("majority", "tfidf", "source", "maml"), joint=str(tmp_path / "joint")
     )
-    result = pipeline.evaluate([run], make_domain(2), [make_domain(0)], settings, None, tmp_path / "out" / "table.json")
+    result = evaluate([run], make_domain(2), [make_domain(0)], settings, None, tmp_path / "out" / "table.json")
     names = [*(METHODS[key] for key in ("majority", "tfidf", "source")), "full MAML"]
     assert list(dict.fromkeys(row["method"] for row in result["rows"])) == names
-    assert len(result["records"]) == 4 * 2 * 2 and result["table"] == table(result["rows"])
+    assert len(result["records"]) == 4 * 2 * 2 and result["table"] == summary_table(result["rows"])
     assert [c["other"] for c in result["comparisons"]] == 2 * names[:3]
     assert all((row["calibration_error"] is None) == (row["method"] == "majority class") for row in result["rows"])
     assert sum(map(sum, (answers.values() for answers in result["rows"][0]["confusion"].values()))) == 2 * 108
@@ -395,59 +401,59 @@ def test_evaluate_writes_every_result(run: str, tmp_path: Path) -> None:
     assert "full MAML, 2 shots, all 2 draws together, in %:" in report and "| car |" in report
     assert json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))["rows"] == result["rows"]
     with pytest.raises(FileExistsError, match="joint holds another joint training: name another folder"):
-        pipeline.evaluate([run], make_domain(2), [make_domain(1)], settings)
+        evaluate([run], make_domain(2), [make_domain(1)], settings)
 
 
 def test_the_source_classifier_is_left_out_where_the_classes_differ(run: str, caplog: pytest.LogCaptureFixture) -> None:
     other = Domain.from_records([f"第{i}条" for i in range(8)], ["x", "y"] * 4, name="other")
     settings = EvaluateSettings(shots=(1,), draws=2, methods=("majority", "source"))
-    result = pipeline.evaluate([run], make_domain(2), [other], settings)
+    result = evaluate([run], make_domain(2), [other], settings)
     assert [row["method"] for row in result["rows"]] == ["majority class"]
     assert "no row for the source classifier: the sources have no class 'car', 'finance'" in caplog.text
     assert result["settings"]["methods"] == ("majority", "source")
     with pytest.raises(InputError, match="no method is left to evaluate"):
-        pipeline.evaluate([run], make_domain(2), [other], EvaluateSettings(draws=2, methods=("source",)))
+        evaluate([run], make_domain(2), [other], EvaluateSettings(draws=2, methods=("source",)))
 
 
 def test_learners_are_named_for_what_they_are(run: str, tiny_bert: Path, tmp_path: Path) -> None:
     settings = EvaluateSettings(shots=(1,), draws=2, methods=("maml", "ablations"))
-    result = pipeline.evaluate([run, str(tiny_bert)], make_domain(2), [], settings)
+    result = evaluate([run, str(tiny_bert)], make_domain(2), [], settings)
     rows = [row["method"] for row in result["rows"]]
     assert {"full MAML", "no meta-training", "no meta-training, pretrained weights"} <= set(rows)
     assert "full MAML, without class names" in rows and "full MAML, without fine-tuning" in rows
     older = Learner.from_pretrained(run)
     older.pretrained = None
     older.save_pretrained(tmp_path / "older")
-    result = pipeline.evaluate([str(tmp_path / "older")], make_domain(2), [], settings)
+    result = evaluate([str(tmp_path / "older")], make_domain(2), [], settings)
     assert not [row for row in result["rows"] if row["method"].endswith("weights")]
 
 
 def test_learners_of_other_encoders_are_evaluated_apart(run: str, encoder_of: Any) -> None:
     with pytest.raises(InputError, match="have other encoders, or read texts in other ways"):
-        pipeline.evaluate([run, str(encoder_of("electra"))], make_domain(2), [], EvaluateSettings(draws=2))
+        evaluate([run, str(encoder_of("electra"))], make_domain(2), [], EvaluateSettings(draws=2))
 
 
 def test_test_texts_that_the_sources_hold_are_counted(run: str, caplog: pytest.LogCaptureFixture) -> None:
     settings = EvaluateSettings(shots=(1,), draws=2, methods=("majority",), test_size=30)
-    pipeline.evaluate([run], make_domain(2), [make_domain(2)], settings)
+    evaluate([run], make_domain(2), [make_domain(2)], settings)
     assert "30 of the 30 test texts are source texts too" in caplog.text
 
 
 def test_a_name_for_no_class_of_the_target_is_refused(run: str) -> None:
     settings = EvaluateSettings(draws=2, methods=("maml", "ablations"), class_names=("sprot=体育",))
     with pytest.raises(InputError, match=r"class_names has a name for label 'sprot'; .*did you mean 'sport'"):
-        pipeline.evaluate([run], make_domain(2), [], settings)
+        evaluate([run], make_domain(2), [], settings)
 
 
 def test_parts_of_another_learner_are_judged_anew(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = EvaluateSettings(shots=(1,), draws=2, methods=("maml", "ablations"))
     monkeypatch.setattr(Path, "unlink", lambda *a, **k: None)  # the log stays, as after an interruption
-    first = pipeline.evaluate([run], make_domain(2), [], settings, None, tmp_path / "table.json")
+    first = evaluate([run], make_domain(2), [], settings, None, tmp_path / "table.json")
     other = Learner.from_pretrained(run)
     for p in other.encoder.parameters():
         p.data += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
     other.save_pretrained(tmp_path / "other")
-    second = pipeline.evaluate([str(tmp_path / "other")], make_domain(2), [], settings, None, tmp_path / "table.json")
+    second = evaluate([str(tmp_path / "other")], make_domain(2), [], settings, None, tmp_path / "table.json")
     digests = [{r["method"]: r["weights"] for r in result["records"]} for result in (first, second)]
     assert digests[0].keys() == digests[1].keys()
     assert all(digests[0][row] and digests[0][row] != digests[1][row] for row in digests[0])
@@ -468,24 +474,24 @@ def test_an_interrupted_evaluate_reuses_its_records_but_not_another_jobs(
     settings = EvaluateSettings(shots=(1,), draws=4, methods=("tfidf",))
     output = tmp_path / "table.json"
     with pytest.raises(KeyboardInterrupt):
-        pipeline.evaluate([run], make_domain(2), [], settings, None, output)
+        evaluate([run], make_domain(2), [], settings, None, output)
     assert not output.exists() and len(list(tmp_path.glob(".table.json.*.jsonl"))) == 1
-    pipeline.evaluate([run], make_domain(3), [], settings, None, output)  # another target: nothing is taken over
+    evaluate([run], make_domain(3), [], settings, None, output)  # another target: nothing is taken over
     assert len(calls) == 3 + 4
-    pipeline.evaluate([run], make_domain(2), [], settings, None, output)
+    evaluate([run], make_domain(2), [], settings, None, output)
     assert len(calls) == 7 + 2 and sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "table.md"]
 
 
 def test_a_figure_is_drawn_where_it_is_asked_for(run: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     settings = EvaluateSettings(shots=(1, 2), draws=2, methods=("majority",), plot=True)
-    pipeline.evaluate([run], make_domain(2), [], settings, None, tmp_path / "table.json")
+    evaluate([run], make_domain(2), [], settings, None, tmp_path / "table.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "table.md", "table.svg"]
     with pytest.raises(InputError, match=r"table.md is to be a JSON file"):
-        pipeline.evaluation_files(tmp_path / "table.md")
+        evaluation_files(tmp_path / "table.md")
 
 
 def test_what_a_run_was_trained_on_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
-    assert pipeline.read_sources(str(tmp_path), ["tfidf", "maml"]) == []
+    assert read_sources(str(tmp_path), ["tfidf", "maml"]) == []
     with pytest.raises(InputError, match="does not say what it was trained on: name the files, --source"):
-        pipeline.read_sources(str(tmp_path), ["joint"])
+        read_sources(str(tmp_path), ["joint"])

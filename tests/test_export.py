@@ -18,7 +18,8 @@ import pytest
 from hub_server import TOKEN, HubServer, Repo
 
 from metatext.errors import InputError
-from metatext.export import model_card, push
+from metatext.hub.card import model_card
+from metatext.hub.export import push
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,7 +51,7 @@ if options.get("log"):
 if options.get("no_waiting"):
     time.sleep = lambda seconds: None  # the client waits up to 8 s between its attempts
 from metatext.errors import InputError
-from metatext.export import push
+from metatext.hub.export import push
 from metatext.hub import resolve_folder
 for name, *arguments in calls:
     try:
@@ -403,7 +404,7 @@ def test_folder_that_metatext_did_not_save(tmp_path: Path, files: dict[str, str]
 
 
 def test_import_is_light() -> None:
-    code = "import sys, metatext.export; assert not {'huggingface_hub', 'torch', 'transformers'} & sys.modules.keys()"
+    code = "import sys, metatext.hub.export; assert not {'huggingface_hub', 'torch', 'transformers'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 

@@ -13,17 +13,19 @@ from test_maml import group_of, slope_error, spread
 from torch import Tensor
 
 from metatext import Episode, Learner, TrainConfig
-from metatext.blend import blended
+from metatext.adaptation.start_selection import choose_start
+from metatext.core.imaml import implicit_gradient
+from metatext.core.inner_loop import inner_loop
+from metatext.core.maml import sweep
+from metatext.core.reptile import reptile_gradient
+from metatext.core.task import Task
+from metatext.data.class_names import readable_names
+from metatext.data.episodes import Examples
 from metatext.errors import InputError
-from metatext.imaml import implicit_gradient
-from metatext.inner import Task, inner_loop
-from metatext.maml import adapted, evaluate_episode, meta_gradient, outer_loss, run_episode, sweep
-from metatext.names import readable
-from metatext.reptile import reptile_gradient
-from metatext.schedules import annealed
-from metatext.settings import LearnerSettings
-from metatext.start import choose
-from metatext.tasks import Examples
+from metatext.learners.meta_gradient import adapted, evaluate_episode, meta_gradient, outer_loss, run_episode
+from metatext.learners.settings import LearnerSettings
+from metatext.learners.weight_blending import blended
+from metatext.training.schedules import multi_step_weights
 
 MakeLearner = Callable[..., Learner]
 
@@ -97,11 +99,11 @@ def test_multi_step_loss_agrees_with_finite_differences(
 
 def test_annealing_of_weights_and_order() -> None:
     config = TrainConfig(meta_steps=10, multi_step_fraction=0.5, first_order_fraction=0.2)
-    assert annealed(config, 4, 0) == (pytest.approx([0.25] * 4), 0)
-    assert annealed(config, 4, 1) == (pytest.approx([0.2, 0.2, 0.2, 0.4]), 0)
-    assert annealed(config, 4, 4) == (pytest.approx([0.05, 0.05, 0.05, 0.85]), None)
-    assert annealed(config, 4, 5) == (None, None)
-    assert annealed(TrainConfig(), 4, 0) == (None, None)
+    assert multi_step_weights(config, 4, 0) == (pytest.approx([0.25] * 4), 0)
+    assert multi_step_weights(config, 4, 1) == (pytest.approx([0.2, 0.2, 0.2, 0.4]), 0)
+    assert multi_step_weights(config, 4, 4) == (pytest.approx([0.05, 0.05, 0.05, 0.85]), None)
+    assert multi_step_weights(config, 4, 5) == (None, None)
+    assert multi_step_weights(TrainConfig(), 4, 0) == (None, None)
 
 
 def test_first_order_steps_may_come_first(make: MakeLearner, episode: Episode) -> None:
@@ -327,7 +329,7 @@ def test_adapters_are_saved_and_merged_into_the_exported_classifier(make: MakeLe
     for row, expected in zip(scores, classifier.predict_proba(texts), strict=True):
         assert [r["score"] for r in sorted(row, key=lambda r: r["label"])] == pytest.approx(list(expected), abs=1e-5)
     support, classes = Examples(texts, [0, 1, 2] * 2), ["a", "b", "c"]
-    start = choose(again, support, classes, readable(classes))
+    start = choose_start(again, support, classes, readable_names(classes))
     assert start
     with blended(again, start.share):
         layer = start.layer

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metatext import InputError
-from metatext.heads import LinearHead, LinearLayer, PrototypeHead
+from metatext.learners.heads import LinearHead, LinearLayer, PrototypeHead
 
 
 def test_prototype_logits_are_scaled_squared_distances() -> None:

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from metatext import Episode, FewShotClassifier, InputError, Learner
-from metatext.maml import adapted
-from metatext.settings import LearnerSettings
-from metatext.tasks import Examples
-from metatext.tokens import TokenCache, cut, lines, load_tokenizer
+from metatext.data.episodes import Examples
+from metatext.encoders.packing import pack_lines, split_batch
+from metatext.encoders.tokenization import TokenCache, load_tokenizer
+from metatext.learners.meta_gradient import adapted
+from metatext.learners.settings import LearnerSettings
 
 TEXTS = [row["text"][: 3 + i] for i, row in enumerate(make_rows(0, 2))]  # twelve, of twelve lengths
 
@@ -219,7 +220,7 @@ def test_overwrite_replaces_the_whole_folder_or_nothing(
     def fail(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("metatext.learner.write_json", fail)  # the last file
+    monkeypatch.setattr("metatext.learners.learner.write_json", fail)  # the last file
     with pytest.raises(OSError, match="no space left"):
         trained.save_pretrained(folder, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -351,7 +352,7 @@ def test_texts_are_tokenised_once_and_cut_at_max_length(tiny_bert: Path) -> None
     ],
 )
 def test_batches_are_cut_where_that_saves_padding(lengths: list[int], expected: int) -> None:
-    assert cut(lengths) == expected
+    assert split_batch(lengths) == expected
 
 
 @pytest.mark.parametrize(
@@ -365,7 +366,7 @@ def test_batches_are_cut_where_that_saves_padding(lengths: list[int], expected: 
     ],
 )
 def test_short_texts_share_a_line(lengths: list[int], expected: list[list[int]]) -> None:
-    assert lines(lengths) == expected
+    assert pack_lines(lengths) == expected
 
 
 def test_every_text_is_in_one_line_whole(tiny_bert: Path) -> None:

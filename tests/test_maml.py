@@ -22,13 +22,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel
 
-from metatext import Episode, Learner, inner
-from metatext.binding import Binding
-from metatext.inner import record
-from metatext.maml import adapted, evaluate_episode, meta_gradient, outer_loss, run_episode
-from metatext.settings import LearnerSettings
-from metatext.tasks import Examples
-from metatext.tokens import load_tokenizer
+from metatext import Episode, Learner
+from metatext.core import gradients as core_gradients
+from metatext.core.hessian_products import gradient_graph
+from metatext.data.episodes import Examples
+from metatext.encoders.tokenization import load_tokenizer
+from metatext.learners.episode_task import EpisodeTask
+from metatext.learners.meta_gradient import adapted, evaluate_episode, meta_gradient, outer_loss, run_episode
+from metatext.learners.settings import LearnerSettings
 
 MakeLearner = Callable[..., Learner]
 
@@ -254,21 +255,22 @@ def test_graphs_are_kept_while_they_fit_and_only_of_second_order_steps(
 
     def counted(part: Any, task: Any) -> Any:
         recorded.append(part)
-        return record(part, task)
+        return gradient_graph(part, task)
 
     def noted(*arguments: Any) -> Any:
         before_query.append(len(recorded))
-        return inner.gradient(*arguments)
+        return core_gradients.gradient(*arguments)
 
-    monkeypatch.setattr("metatext.inner.record", counted)
-    monkeypatch.setattr("metatext.maml.gradient", noted)
+    for module in ("inner_loop", "hessian_products"):
+        monkeypatch.setattr(f"metatext.core.{module}.gradient_graph", counted)
+    monkeypatch.setattr("metatext.core.maml.gradient", noted)
     learner = make(inner_steps=3, second_order_steps=2, kept_graphs="auto", head="linear")
     for free, kept in (
         (10**12, 2),
         (1, 1),
     ):  # with nearly none, one is kept to learn its size, and the other recomputed
         recorded.clear(), before_query.clear()
-        monkeypatch.setattr("metatext.inner._free_memory", lambda device, free=free: free)
+        monkeypatch.setattr("metatext.core.inner_loop._free_memory", lambda device, free=free: free)
         _, gradients = meta_gradient(learner, episode)
         assert before_query == [kept]
         assert len(recorded) == 2  # a graph for each second-order step, none twice, none of the first step
@@ -315,7 +317,7 @@ def test_an_episode_may_have_another_order_than_its_learner(
 def test_the_graph_below_the_scope_is_kept_only_for_a_meta_gradient(make: MakeLearner, episode: Episode) -> None:
     learner = make(scope="top:1", second_order_steps=3, kept_graphs=3)
     for order, kept in ((3, True), (0, False), (None, False)):
-        with closing(Binding(learner, episode.support, episode.classes, episode.query, order=order)) as binding:
+        with closing(EpisodeTask(learner, episode.support, episode.classes, episode.query, order=order)) as binding:
             assert bool(binding.lower) == kept
 
 

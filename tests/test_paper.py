@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from metatext.inner import Task, elsewhere, inner_loop
-from metatext.maml import sweep
+from metatext.core.in_place import in_scratch_memory
+from metatext.core.inner_loop import inner_loop
+from metatext.core.maml import sweep
+from metatext.core.task import Task
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -57,7 +59,7 @@ def slope(task: Task, rates: list[float], direction: list[Tensor]) -> float:
     """Of the query loss after adaptation, along `direction`, by Richardson's extrapolation of central differences."""
 
     def loss(step: float) -> float:
-        with torch.no_grad(), elsewhere(task.moving):
+        with torch.no_grad(), in_scratch_memory(task.moving):
             torch._foreach_add_([p.data for p in task.moving], direction, alpha=step)
             for _ in inner_loop(task, [[rate] * len(task.moving) for rate in rates]):
                 pass

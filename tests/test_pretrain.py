@@ -14,10 +14,10 @@ from conftest import make_domain
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from metatext import Learner
-from metatext.cli import main
+from metatext.cli.main import main
 from metatext.errors import InputError
-from metatext.pretrain import pretrain
-from metatext.settings import PretrainSettings
+from metatext.training.pretrain import pretrain
+from metatext.training.settings import PretrainSettings
 
 TEXTS = [text[:8] for text in make_domain(0, 40).texts]
 SETTINGS = PretrainSettings(epochs=40, lr=3e-3, progress=False)

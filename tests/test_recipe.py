@@ -13,10 +13,10 @@ import pytest
 from conftest import SHARED
 
 from metatext import Domain, TrainConfig
+from metatext.data.settings import Table
+from metatext.data.user_files import read_domain, read_domains
 from metatext.errors import InputError
 from metatext.recipe import Recipe
-from metatext.settings import Table
-from metatext.user_files import read_domain, read_domains
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -122,7 +122,7 @@ def test_unlabelled_texts_are_read_noted_and_handed_on(tmp_path: Path, monkeypat
         dataclasses.replace(recipe, unlabelled=("hub:a/b",)).read()
 
     handed = []
-    monkeypatch.setattr("metatext.pipeline.train", lambda *_, target_texts: handed.append(target_texts))
+    monkeypatch.setattr("metatext.training.run.train", lambda *_, target_texts: handed.append(target_texts))
     recipe.train(recipe.read())
     folder = tmp_path / "runs" / "first-order"
     (folder / "metatext.json").write_text("{}")
@@ -155,7 +155,7 @@ def write_domain(path: Path, labels: str) -> None:
 
 def test_sources_on_the_hub_are_named_with_a_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("metatext.domains.Domain.from_hub", lambda *a, **k: seen.append((a, k)))
+    monkeypatch.setattr("metatext.data.domains.Domain.from_hub", lambda *a, **k: seen.append((a, k)))
     read_domain("hub:clue/clue:tnews:validation", Table(text="sentence"))
     read_domain("hub:ag_news", Table())
     options = {"label": "label", "clean": None}
@@ -223,7 +223,7 @@ def test_classes_of_the_target_are_taken_out_of_a_source_on_the_hub(
     monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     rows = Domain.from_records(["t"] * 4, list("abcd"))
-    monkeypatch.setattr("metatext.domains.Domain.from_hub", lambda *a, **k: rows)
+    monkeypatch.setattr("metatext.data.domains.Domain.from_hub", lambda *a, **k: rows)
     recipe = Recipe(("hub:a/b",), (other,), "encoder", "data", target_classes=("b", "d"))
     assert recipe._source("hub:a/b")[0].classes == ["a", "c"] and recipe._target(other).domain.classes == ["b", "d"]
     assert dataclasses.replace(recipe, target=("hub:a/c",))._source("hub:a/b")[0].classes == ["a", "b", "c", "d"]

@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 
 from metatext import InputError
-from metatext.markdown import markdown_table
-from metatext.plot import plot_accuracy
-from metatext.report import UNLABELLED, class_scores, classes, compare, differences, summarise, table
+from metatext.evaluation.plot import plot_accuracy
+from metatext.evaluation.report import (
+    UNLABELLED,
+    class_scores,
+    class_tables,
+    compare,
+    differences,
+    summarise,
+    summary_table,
+)
+from metatext.hub.markdown import markdown_table
 
 
 def record(method: str, shots: int, draw: int, accuracy: float, macro_f1: float, seconds: float = 0.0) -> Any:
@@ -60,7 +68,7 @@ def test_summary_adds_confusion_counts_and_averages_the_calibration_error() -> N
 
 
 def test_table_is_markdown() -> None:
-    assert table(summarise(RECORDS)).splitlines() == [
+    assert summary_table(summarise(RECORDS)).splitlines() == [
         "| method | 1 shot: accuracy / macro-F1 | 5 shots: accuracy / macro-F1 | s per fit |",
         "|---|---|---|---|",
         "| A | 60.0 ± 127.1 / 50.0 ± 127.1 | 80.0 ± 0.0 / 80.0 ± 0.0 | 2-0.25 |",
@@ -112,7 +120,7 @@ def test_class_scores_are_those_of_a_known_matrix() -> None:
 def test_classes_are_told_for_the_learners_at_the_most_shots() -> None:
     matrix = {"a": {"a": 6, "b": 2}, "b": {"a": 3, "b": 1}}
     rows = summarise([r | {"confusion": matrix} for r in RECORDS])
-    assert classes(rows, ["A"]).splitlines() == [
+    assert class_tables(rows, ["A"]).splitlines() == [
         "A, 5 shots, all 2 draws together, in %:",
         "",
         "| class | precision | recall | F1 | texts judged |",

@@ -17,14 +17,19 @@ import torch
 from conftest import make_rows
 
 from metatext import InputError
-from metatext.cli import Train, main
-from metatext.runner import parse
-from metatext.settings import EpisodeSettings, Job, LearnerSettings, SearchSettings, Table, TrainConfig
+from metatext.cli.main import main
+from metatext.cli.runner import parse
+from metatext.cli.train import Train
+from metatext.data.settings import EpisodeSettings, Table
+from metatext.learners.settings import LearnerSettings
+from metatext.search.settings import SearchSettings
+from metatext.training.job import Job
+from metatext.training.settings import TrainConfig
 
 optuna = pytest.importorskip("optuna")
 
-from metatext.search import search  # noqa: E402
-from metatext.trials import best_of, finished, options_of  # noqa: E402
+from metatext.search.search import search  # noqa: E402
+from metatext.search.study_files import best_of, finished, options_of  # noqa: E402
 
 EPISODES = EpisodeSettings(ways=2, shots=2, queries=3)
 CONFIG = TrainConfig(meta_steps=2, meta_batch_size=1, eval_every=1, eval_episodes=2, progress=False)
@@ -87,7 +92,7 @@ class FakeTraining:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTraining]:
     def install(accuracy: Callable[[int], float | BaseException] = lambda k: 0.5 + 0.01 * k) -> FakeTraining:
         training = FakeTraining(accuracy)
-        monkeypatch.setattr("metatext.search.train", training)
+        monkeypatch.setattr("metatext.search.search.train", training)
         monkeypatch.setattr("gc.collect", lambda: 0)  # after each trial; slow, and here there is nothing to collect
         return training
 
@@ -384,7 +389,7 @@ def test_a_missing_optuna_costs_one_sentence(
     sources: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "metatext.search")
+    monkeypatch.delitem(sys.modules, "metatext.search.search")
     with pytest.raises(SystemExit) as stop:
         main(["search", "--source", *sources, "--encoder", "x", "--output", str(tmp_path / "search")])
     assert stop.value.code == 2

@@ -11,13 +11,13 @@ import torch
 from conftest import make_domain
 
 from metatext import Learner
-from metatext.draws import make_draws
-from metatext.setfit import make_pairs, pair_loss, setfit, train_on_pairs
+from metatext.evaluation.setfit import contrastive_pairs, pair_loss, setfit, train_on_pairs
+from metatext.evaluation.support_draws import make_draws
 
 
 def test_pairs_are_all_pairs_and_as_many_of_each_kind() -> None:
     labels = ["a", "b", "a", "b", "b", "c"]
-    pairs, same = make_pairs(labels, torch.Generator().manual_seed(0))
+    pairs, same = contrastive_pairs(labels, torch.Generator().manual_seed(0))
     counts = Counter(map(tuple, pairs.tolist()))
     every = {(i, j) for i in range(6) for j in range(i, 6)}
     alike = {(i, j) for i, j in every if labels[i] == labels[j]}
@@ -26,12 +26,12 @@ def test_pairs_are_all_pairs_and_as_many_of_each_kind() -> None:
     assert len(pairs) == 2 * 11 and same.sum() == 11  # 21 pairs, 10 alike: one of these twice
     assert sorted(counts[pair] for pair in alike) == [1] * 9 + [2]
     assert all(counts[pair] == 1 for pair in every - alike)
-    again, other = (make_pairs(labels, torch.Generator().manual_seed(seed))[0] for seed in (0, 1))
+    again, other = (contrastive_pairs(labels, torch.Generator().manual_seed(seed))[0] for seed in (0, 1))
     assert torch.equal(again, pairs) and not torch.equal(other, pairs)
 
 
 def test_more_pairs_alike_than_not_repeat_the_others() -> None:
-    pairs, same = make_pairs(["a", "a", "a", "b"], torch.Generator().manual_seed(0))
+    pairs, same = contrastive_pairs(["a", "a", "a", "b"], torch.Generator().manual_seed(0))
     counts = Counter(map(tuple, pairs.tolist()))
     assert len(pairs) == 14 and same.sum() == 7  # 6 + 1 alike, 3 not
     assert sorted(counts[i, 3] for i in range(3)) == [2, 2, 3]
@@ -73,7 +73,9 @@ def test_training_draws_texts_of_a_class_together(tiny_bert: Path) -> None:
 def test_steps_are_at_most_as_many_as_asked(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """13 x 2 texts are 312 pairs of different labels, and the 39 of the same repeated to as many."""
     sizes: list[int] = []
-    monkeypatch.setattr("metatext.setfit.pair_loss", lambda model, texts, pairs, same: _noted(model, sizes, pairs))
+    monkeypatch.setattr(
+        "metatext.evaluation.setfit.pair_loss", lambda model, texts, pairs, same: _noted(model, sizes, pairs)
+    )
     texts, labels = [f"text {i}" for i in range(26)], [f"label {i // 2}" for i in range(26)]
     for asked, steps in ((None, 39), (10, 10), (100, 39)):
         sizes.clear()

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from metatext import InputError, TrainConfig
-from metatext.settings import LearnerSettings, SearchSettings
-from metatext.space import Range, combinations, configure, extremes, in_words, parse_space
+from metatext.learners.settings import LearnerSettings
+from metatext.search.search_space import Range, combination_in_words, combinations, configure, extremes, parse_space
+from metatext.search.settings import SearchSettings
 
 
 def test_names_alone_have_the_default_values() -> None:
@@ -85,7 +86,7 @@ def test_values_take_their_places() -> None:
     learner, config = configure(values, LearnerSettings(max_length=32), TrainConfig(meta_steps=7))
     assert learner == LearnerSettings(max_length=32, inner_lr=0.0234567, inner_steps=2, scope="head")
     assert config == TrainConfig(meta_steps=7, outer_lr=2e-5)
-    assert in_words(values) == "outer_lr 2e-05, inner_lr 0.0235, inner_steps 2, scope head"
+    assert combination_in_words(values) == "outer_lr 2e-05, inner_lr 0.0235, inner_steps 2, scope head"
 
 
 def test_values_that_contradict_the_options_are_refused() -> None:

@@ -15,17 +15,23 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from metatext import Domain, FewShotClassifier, Learner
-from metatext.adapt import adapt
-from metatext.blend import SHARES, blended, remember
+from metatext.adaptation.adapt import adapt
+from metatext.adaptation.fine_tuning import fine_tuned
+from metatext.adaptation.prototypes import SCALES, CentredFeatures, LeaveOutFit, SourceCentre
+from metatext.adaptation.start_selection import choose_start, posterior_means, source_rows
+from metatext.data.class_names import (
+    check_class_names,
+    class_names_for,
+    names_of_domains,
+    parse_class_names,
+    readable_names,
+)
+from metatext.data.episodes import Examples
+from metatext.encoders.tokenization import TokenCache, load_tokenizer
 from metatext.errors import InputError
-from metatext.learner import SourceClasses
-from metatext.names import called, check_names, names_of, readable
-from metatext.prototypes import SCALES, Held, Middle, Space
-from metatext.settings import EvaluateSettings, names_by_label
-from metatext.start import choose, posterior_means, source_rows
-from metatext.tasks import Examples
-from metatext.tokens import TokenCache, load_tokenizer
-from metatext.tune import tuned
+from metatext.evaluation.settings import EvaluateSettings
+from metatext.learners.state import SourceClasses
+from metatext.learners.weight_blending import BLENDS, blended, remember_source_classes
 
 TEXTS = ["球队比赛进球", "股票基金银行", "汽车轿车试驾", "冠军教练联赛", "利率投资市场", "油耗车展驾驶"]
 SUPPORT = Examples(TEXTS, [0, 1, 2, 0, 1, 2])
@@ -49,7 +55,7 @@ def learner(tiny_bert: Path) -> Learner:
 def test_a_blend_lies_on_the_line_between_the_two_encoders(learner: Learner, tiny_bert: Path) -> None:
     start = dict(Learner.from_pretrained(tiny_bert).encoder.named_parameters())
     end = {name: p.detach().clone() for name, p in learner.encoder.named_parameters()}
-    for share in SHARES:
+    for share in BLENDS:
         with blended(learner, share):
             for name, p in learner.encoder.named_parameters():
                 expected = share * end[name] + (1 - share) * start[name]
@@ -74,8 +80,8 @@ def test_blends_of_adapters_reach_from_none_to_all(tiny_bert: Path) -> None:
 def test_source_classes_are_remembered_as_directions_from_their_domains_mean(learner: Learner) -> None:
     first = Domain.from_records(TEXTS[:4], ["x", "y", "y", "x"], name="first")
     second = Domain.from_records(TEXTS[2:], ["z", "x", "z", "x"], name="second")
-    names, prototypes, centroids = remember(learner, [first, second])
-    assert names == ["x", "y", "z"] and prototypes.shape == (len(SHARES), 3, 32)
+    names, prototypes, centroids = remember_source_classes(learner, [first, second])
+    assert names == ["x", "y", "z"] and prototypes.shape == (len(BLENDS), 3, 32)
     with blended(learner, 0.5):
         vectors = learner.encode(TEXTS).double().numpy()
 
@@ -85,15 +91,15 @@ def test_source_classes_are_remembered_as_directions_from_their_domains_mean(lea
     x1, y1 = vectors[[0, 3]].mean(0), vectors[[1, 2]].mean(0)
     z2, x2 = vectors[[2, 4]].mean(0), vectors[[3, 5]].mean(0)
     expected = [unit(unit(x1 - y1) + unit(x2 - z2)), unit(y1 - x1), unit(z2 - x2)]
-    np.testing.assert_allclose(prototypes[SHARES.index(0.5)].numpy(), np.stack(expected), atol=1e-4)
+    np.testing.assert_allclose(prototypes[BLENDS.index(0.5)].numpy(), np.stack(expected), atol=1e-4)
     assert centroids is not None  # x is of both domains
-    np.testing.assert_allclose(centroids[SHARES.index(0.5)].numpy(), np.stack([(x1 + x2) / 2, y1, z2]), atol=1e-4)
+    np.testing.assert_allclose(centroids[BLENDS.index(0.5)].numpy(), np.stack([(x1 + x2) / 2, y1, z2]), atol=1e-4)
     alone = Domain.from_records(TEXTS[:2], ["w", "w"], name="alone")  # no direction from others
-    assert remember(learner, [first, alone]).names == ["x", "y"]
+    assert remember_source_classes(learner, [first, alone]).names == ["x", "y"]
 
 
 def test_what_a_learner_knows_beside_its_weights_is_saved(learner: Learner, tmp_path: Path) -> None:
-    learner.source_classes = remember(learner, [Domain.from_records(TEXTS, CLASSES * 2, name="d")])
+    learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS, CLASSES * 2, name="d")])
     learner.save_pretrained(tmp_path / "learner")
     again = Learner.from_pretrained(tmp_path / "learner")
     assert again.pretrained and learner.pretrained and again.source_classes
@@ -113,7 +119,7 @@ def test_leaving_one_out_is_what_it_says() -> None:
     features = torch.randn(7, 5, generator=generator) + torch.tensor([3.0, 0, 0, 0, 0])
     labels = torch.tensor([0, 0, 1, 1, 1, 2, 2])
     known = torch.nn.functional.normalize(torch.randn(3, 5, generator=generator), dim=1)
-    space = Space(features, labels, 3)
+    space = CentredFeatures(features, labels, 3)
     means = np.stack([features[labels == c].mean(0).numpy() for c in range(3)])
     z = features.numpy() - means.mean(0)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -144,7 +150,7 @@ def test_leaving_one_out_is_what_it_says() -> None:
 
 def test_a_class_with_one_text_and_no_name_is_chance() -> None:
     features = torch.eye(4)
-    held = Space(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
+    held = CentredFeatures(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
     assert held.likelihood == pytest.approx(-math.log(4), abs=1e-6)
     assert 3.5 < held.calibrated < 4.5  # nothing is known of the scale but the prior
 
@@ -152,7 +158,7 @@ def test_a_class_with_one_text_and_no_name_is_chance() -> None:
 def test_the_layer_gives_cosines_to_the_prototypes() -> None:
     features = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
     labels, known = torch.tensor([0, 1, 2] * 2), torch.zeros(3, 8)
-    space = Space(features, labels, 3)
+    space = CentredFeatures(features, labels, 3)
     away = features - space.centre
     cosines = torch.nn.functional.cosine_similarity(away.unsqueeze(1), space.prototypes(known).unsqueeze(0), dim=2)
     logits = space.layer(known, 4.0).logits(features)
@@ -168,41 +174,41 @@ def test_the_better_encoder_is_chosen(learner: Learner, tiny_bert: Path) -> None
     names = [""] * len(classes)
     for p in learner.encoder.parameters():
         p.data.normal_(std=0.5, generator=torch.Generator().manual_seed(4))  # has forgotten everything
-    start = choose(learner, support, classes, names)
+    start = choose_start(learner, support, classes, names)
     assert start and start.share < 0.5
     good = Learner.from_pretrained(tiny_bert)
     good.pretrained = {name: p.detach().half() for name, p in learner.encoder.named_parameters()}
-    start = choose(good, support, classes, names)
+    start = choose_start(good, support, classes, names)
     assert start and start.share > 0.5
 
 
 def test_the_classifiers_scale_is_the_calibrated_one(learner: Learner) -> None:
-    start = choose(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
+    start = choose_start(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
     assert start and start.calibrated != start.scale
-    radius = Space(learner.encode(TEXTS), torch.tensor(SUPPORT.labels), 3).radius
+    radius = CentredFeatures(learner.encode(TEXTS), torch.tensor(SUPPORT.labels), 3).radius
     torch.testing.assert_close(start.layer.weight.norm(dim=1) * radius, torch.full((3,), start.calibrated))
 
 
 def test_with_one_text_a_class_the_blend_is_halfway(learner: Learner) -> None:
-    start = choose(learner, Examples(TEXTS[:3], [0, 1, 2]), CLASSES, NAMELESS)
+    start = choose_start(learner, Examples(TEXTS[:3], [0, 1, 2]), CLASSES, NAMELESS)
     assert start and (start.share, start.weight) == (0.5, 0.0)
 
 
 def test_names_and_source_classes_count_like_texts(learner: Learner) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
-    named = choose(learner, one, CLASSES, [TEXTS[3], TEXTS[4], TEXTS[5]])
+    named = choose_start(learner, one, CLASSES, [TEXTS[3], TEXTS[4], TEXTS[5]])
     assert named and named.weight > 0
-    learner.source_classes = remember(learner, [Domain.from_records(TEXTS, KNOWN * 2, name="source")])
-    known = choose(learner, one, KNOWN, None)
+    learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS, KNOWN * 2, name="source")])
+    known = choose_start(learner, one, KNOWN, None)
     assert known and known.weight > 0
-    without = choose(learner, one, CLASSES, NAMELESS, sources=False)
+    without = choose_start(learner, one, CLASSES, NAMELESS, sources=False)
     assert without and without.weight == 0
 
 
 def test_with_one_text_a_class_names_must_not_be_contradicted(learner: Learner) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
     right = [TEXTS[3], TEXTS[4], TEXTS[5]]
-    weights = [choose(learner, one, CLASSES, names) for names in (right, [right[1], right[2], right[0]])]
+    weights = [choose_start(learner, one, CLASSES, names) for names in (right, [right[1], right[2], right[0]])]
     assert [start.weight for start in weights if start] == [2.0, 0.0]
 
 
@@ -212,18 +218,18 @@ def test_labels_at_random_are_on_average_as_probable_as_by_chance(ways: int) -> 
     generator, factors = torch.Generator().manual_seed(0), []
     for _ in range(2000):
         known = torch.nn.functional.normalize(torch.randn(ways, 64, generator=generator), dim=1)
-        space = Space(torch.randn(ways, 64, generator=generator), torch.arange(ways), ways)
+        space = CentredFeatures(torch.randn(ways, 64, generator=generator), torch.arange(ways), ways)
         space.labels = torch.randint(ways, (ways,), generator=generator)
         factors.append(math.exp(space.evidence(known)))
     assert np.mean(factors) == pytest.approx(1.0, abs=0.1)
 
 
 def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
-    prototypes = torch.zeros(len(SHARES), 3, 32)
-    prototypes[SHARES.index(0.75)] = torch.eye(3, 32)
+    prototypes = torch.zeros(len(BLENDS), 3, 32)
+    prototypes[BLENDS.index(0.75)] = torch.eye(3, 32)
     learner.source_classes = SourceClasses(KNOWN, prototypes)
-    chosen = {share: choose(learner, SUPPORT, KNOWN, None, share) for share in (0.5, 0.75)}
-    plain = choose(learner, SUPPORT, KNOWN, None, 0.5, sources=False)
+    chosen = {share: choose_start(learner, SUPPORT, KNOWN, None, share) for share in (0.5, 0.75)}
+    plain = choose_start(learner, SUPPORT, KNOWN, None, 0.5, sources=False)
     assert chosen[0.5] and plain and torch.equal(chosen[0.5].layer.weight, plain.layer.weight)
     assert chosen[0.75] and (chosen[0.75].share, chosen[0.75].middle) == (0.75, None)
     assert torch.equal(chosen[0.75].known, chosen[0.75].weight * torch.eye(3, 32)) and chosen[0.75].weight > 0
@@ -232,7 +238,7 @@ def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
 def with_source_classes(learner: Learner, names: list[str]) -> Learner:
     """The learner remembers its classes as they are in its own blends: in each, the direction of a text."""
     prototypes = []
-    for share in SHARES:
+    for share in BLENDS:
         with blended(learner, share):
             vectors = learner.encode(TEXTS[3:]).float()
         prototypes.append(torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1))
@@ -248,14 +254,14 @@ def test_classes_of_the_sources_start_at_what_was_learned_of_them(learner: Learn
         (["0", "1", "2"], ["sport news", "money", "cars"]),  # by the name
         (["sport news", "money", "cars"], ["体育", "理财", "汽车"]),  # by the label, also if it has another name
     ):
-        start = choose(learner, one, labels, names)
+        start = choose_start(learner, one, labels, names)
         assert start and (start.share, start.weight) == (1.0, 2.0)
         if names is None:
             assert learner.source_classes
             torch.testing.assert_close(start.known, 2 * learner.source_classes.prototypes[-1])
-    some = choose(learner, one, ["sport_news", "money", "other"], None)
+    some = choose_start(learner, one, ["sport_news", "money", "other"], None)
     assert some and some.share == 0.5 and not some.known[2].any()
-    own = choose(learner, one, ["sport_news", "money", "cars"], None, share=0.25)
+    own = choose_start(learner, one, ["sport_news", "money", "cars"], None, share=0.25)
     assert own and own.share == 0.25
 
 
@@ -273,35 +279,41 @@ def test_classes_of_the_sources_start_at_what_was_learned_of_them(learner: Learn
 def test_classes_are_found_among_those_of_the_sources(
     learner: Learner, known: list[str], labels: list[str], names: list[str] | None, rows: list[list[int]]
 ) -> None:
-    learner.source_classes = SourceClasses(known, torch.zeros(len(SHARES), len(known), 32))
+    learner.source_classes = SourceClasses(known, torch.zeros(len(BLENDS), len(known), 32))
     assert source_rows(learner, labels, names) == rows
 
 
 def test_the_centre_of_a_few_texts_is_drawn_to_that_of_the_sources_classes_where_these_differ() -> None:
     features = torch.tensor([[2.0, 0.0, 5.0], [4.0, 2.0, 7.0]])  # their centre is (3, 1, 6)
-    middle = Middle(torch.tensor([0.0, 4.0, 0.0]), torch.tensor([[1.0, 0.0, 0.0]]))
-    assert Space(features, torch.tensor([0, 1]), 2, middle).centre.tolist() == [3.0 * 2 / (2 + 4), 1.0, 6.0]
-    assert Space(features.repeat(14, 1), torch.tensor([0, 1] * 14), 2, middle).centre.tolist() == [2.625, 1.0, 6.0]
+    middle = SourceCentre(torch.tensor([0.0, 4.0, 0.0]), torch.tensor([[1.0, 0.0, 0.0]]))
+    assert CentredFeatures(features, torch.tensor([0, 1]), 2, middle).centre.tolist() == [3.0 * 2 / (2 + 4), 1.0, 6.0]
+    assert CentredFeatures(features.repeat(14, 1), torch.tensor([0, 1] * 14), 2, middle).centre.tolist() == [
+        2.625,
+        1.0,
+        6.0,
+    ]
 
-    uneven = Space(features[[0] + [1] * 9], torch.tensor([0] + [1] * 9), 2, middle)
+    uneven = CentredFeatures(features[[0] + [1] * 9], torch.tensor([0] + [1] * 9), 2, middle)
     assert float(uneven.centre[0]) == pytest.approx(3 * 3.6 / (3.6 + 4))  # as uncertain as 3.6 texts in equal numbers
 
 
 def test_the_middle_is_that_of_the_targets_classes(learner: Learner) -> None:
     """The directions are those that part the classes, and nothing else moves."""
-    learner.source_classes = remember(learner, [Domain.from_records(TEXTS[3:], ["x", "y", "z"], name="d")])
-    start = choose(learner, Examples(TEXTS[:2], [0, 1]), ["x", "y"], None)
+    learner.source_classes = remember_source_classes(
+        learner, [Domain.from_records(TEXTS[3:], ["x", "y", "z"], name="d")]
+    )
+    start = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["x", "y"], None)
     assert start and start.middle is None  # labels of one letter say nothing
-    start = choose(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "y"])
+    start = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "y"])
     assert start and start.middle
     apart = learner.source_classes.prototypes[-1, 0] - learner.source_classes.prototypes[-1, 1]
     torch.testing.assert_close(start.middle.basis.abs(), (apart / apart.norm()).abs().unsqueeze(0))
     torch.testing.assert_close(start.middle.point, learner.encode(TEXTS[3:5]).float().mean(0))
     own = learner.encode(TEXTS[:2]).float().mean(0)
-    moved = Space(learner.encode(TEXTS[:2]).float(), torch.tensor([0, 1]), 2, start.middle).centre - own
+    moved = CentredFeatures(learner.encode(TEXTS[:2]).float(), torch.tensor([0, 1]), 2, start.middle).centre - own
     expected = 4 / 6 * apart * ((start.middle.point - own) @ apart) / (apart @ apart)
     torch.testing.assert_close(moved, expected)
-    more = choose(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "w"])
+    more = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "w"])
     assert more and more.middle is None
 
 
@@ -309,7 +321,7 @@ def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learn
     with_source_classes(learner, KNOWN)
     texts = [text + end for text in TEXTS for end in ("", "。", "！", "?")]
     right, wrong = ([label for label in labels for _ in range(4)] for labels in ([0, 1, 2] * 2, [1, 2, 0] * 2))
-    first, second = (choose(learner, Examples(texts, labels), KNOWN, None) for labels in (right, wrong))
+    first, second = (choose_start(learner, Examples(texts, labels), KNOWN, None) for labels in (right, wrong))
     assert first and second and first.weight > 2.0 and second.weight < 1.0
 
 
@@ -319,8 +331,8 @@ def test_with_one_text_a_class_the_sources_classes_are_doubted_less_than_names(
     one = Examples(TEXTS[:3], [0, 1, 2])
     with_source_classes(learner, KNOWN)
     for nats, weights in ((-0.4, [2.0, 2.0]), (-4.4, [2.0, 0.0]), (-4.6, [0.0, 0.0])):
-        monkeypatch.setattr(Space, "evidence", lambda self, known, nats=nats: nats)
-        starts = [choose(learner, one, KNOWN, None), choose(learner, one, KNOWN, TEXTS[3:], sources=False)]
+        monkeypatch.setattr(CentredFeatures, "evidence", lambda self, known, nats=nats: nats)
+        starts = [choose_start(learner, one, KNOWN, None), choose_start(learner, one, KNOWN, TEXTS[3:], sources=False)]
         assert [start.weight for start in starts if start] == weights
 
 
@@ -328,20 +340,20 @@ def test_where_texts_say_nothing_the_start_is_what_the_prior_says(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_source_classes(learner, KNOWN)
-    monkeypatch.setattr(Space, "leave_one_out", lambda self, known: Held(-1.0, 4.0, 4.0))
-    shared = choose(learner, SUPPORT, KNOWN, None)
+    monkeypatch.setattr(CentredFeatures, "leave_one_out", lambda self, known: LeaveOutFit(-1.0, 4.0, 4.0))
+    shared = choose_start(learner, SUPPORT, KNOWN, None)
     # 4 nats for the meta-trained weights: their share is 0.86 on average, to which 0.75 is the nearest blend
     odds = {0: 1.0, 1: math.exp(3), 2: math.exp(3.5), 4: math.exp(4), 8: math.exp(4.5)}
     mean = math.exp(sum(p * math.log(1 + weight) for weight, p in odds.items()) / sum(odds.values())) - 1
     assert shared and (shared.share, shared.weight) == (0.75, round(mean, 1))
-    named = choose(learner, SUPPORT, KNOWN, TEXTS[3:], sources=False)
+    named = choose_start(learner, SUPPORT, KNOWN, TEXTS[3:], sources=False)
     # every blend is as likely; a nat for each weight above 0
     mean = math.exp(sum(math.e * math.log(1 + weight) for weight in (1, 2, 4, 8)) / (1 + 4 * math.e)) - 1
     assert named and (named.share, named.weight) == (0.5, round(mean, 1))
 
 
 def test_where_texts_say_all_the_start_is_the_one_that_they_favour() -> None:
-    scores = {(share, weight): 0.0 for share in SHARES for weight in (0.0, 2.0, 8.0)}
+    scores = {(share, weight): 0.0 for share in BLENDS for weight in (0.0, 2.0, 8.0)}
     assert posterior_means(scores | {(0.25, 8.0): 50.0}) == (0.25, 8.0)
     two = posterior_means(scores | {(0.0, 8.0): 50.0, (0.5, 0.0): 50.0})
     assert two == (0.25, 2.0)  # in logarithms: 1 + weight is 9 or 1
@@ -363,7 +375,7 @@ def test_where_texts_say_all_the_start_is_the_one_that_they_favour() -> None:
     ],
 )
 def test_labels_that_say_nothing_are_no_names(labels: list[str], names: list[str]) -> None:
-    assert readable(labels) == names
+    assert readable_names(labels) == names
 
 
 # ---------------------------------------------------------------- as a user meets it
@@ -411,7 +423,7 @@ def test_a_prefix_is_no_part_of_a_name(tmp_path: Path) -> None:
 
 def test_names_that_are_not_read_are_left_out_and_named(learner: Learner, caplog: pytest.LogCaptureFixture) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
-    start = choose(learner, one, CLASSES, ["weather", "fitness", "pets"])
+    start = choose_start(learner, one, CLASSES, ["weather", "fitness", "pets"])
     assert start and start.weight == 0.0
     adapt(learner, TEXTS[:3], CLASSES, class_names={"a": "weather", "b": "fitness", "c": TEXTS[5]})
     assert (
@@ -439,7 +451,7 @@ def test_labels_without_a_name_beside_others_with_one_are_named(
 
 def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> None:
     fitted = FewShotClassifier(learner).fit(TEXTS, CLASSES * 2)
-    start = choose(learner, SUPPORT, CLASSES, readable(CLASSES))
+    start = choose_start(learner, SUPPORT, CLASSES, readable_names(CLASSES))
     assert start
     with blended(learner, start.share):
         expected = start.layer.logits(learner.encode(TEXTS)).softmax(1)
@@ -453,9 +465,9 @@ def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> 
 
 
 def test_the_exported_classifier_keeps_to_the_middle_of_the_sources_classes(learner: Learner) -> None:
-    learner.source_classes = remember(learner, [Domain.from_records(TEXTS[3:], KNOWN, name="source")])
+    learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS[3:], KNOWN, name="source")])
     classifier = FewShotClassifier(learner).fit(TEXTS[:3], KNOWN)
-    start = choose(learner, Examples(TEXTS[:3], [2, 1, 0]), sorted(KNOWN), readable(sorted(KNOWN)))
+    start = choose_start(learner, Examples(TEXTS[:3], [2, 1, 0]), sorted(KNOWN), readable_names(sorted(KNOWN)))
     assert start and start.middle
     vectors = learner.encode(TEXTS).float()
     own = vectors[:3].mean(0)
@@ -467,11 +479,11 @@ def test_the_exported_classifier_keeps_to_the_middle_of_the_sources_classes(lear
 
 @pytest.mark.parametrize(("epochs", "unlabelled"), [(1, []), (0, ["球迷主场"])])
 def test_what_follows_the_start_keeps_to_the_middle(learner: Learner, epochs: int, unlabelled: list[str]) -> None:
-    start = choose(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
+    start = choose_start(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
     assert start and start.middle is None
     layers = []
-    for middle in (None, Middle(torch.full((32,), 9.0), torch.eye(32))):
-        with tuned(learner, SUPPORT, start._replace(middle=middle), epochs, unlabelled) as layer:
+    for middle in (None, SourceCentre(torch.full((32,), 9.0), torch.eye(32))):
+        with fine_tuned(learner, SUPPORT, start._replace(middle=middle), epochs, unlabelled) as layer:
             layers.append(layer.weight.clone())
     assert not torch.allclose(*layers, rtol=0.1)
 
@@ -517,18 +529,18 @@ def test_a_learned_head_takes_no_start(tiny_bert: Path) -> None:
 
 
 def test_a_label_without_a_name_keeps_what_it_says() -> None:
-    assert called(["1", "2"], {"1": "体育"}) == ["体育", ""]
-    assert called(["sport", "tech"], {"sport": "体育"}) == ["体育", "tech"]
+    assert class_names_for(["1", "2"], {"1": "体育"}) == ["体育", ""]
+    assert class_names_for(["sport", "tech"], {"sport": "体育"}) == ["体育", "tech"]
     with pytest.raises(InputError, match="labels 'sport' and 'tech' are both called 'tech'"):
-        check_names({"sport": "tech"}, ["sport", "tech"])
-    check_names({"c": "other"}, ["A", "a", "c"])  # labels that differ in case alone are as the user has them
+        check_class_names({"sport": "tech"}, ["sport", "tech"])
+    check_class_names({"c": "other"}, ["A", "a", "c"])  # labels that differ in case alone are as the user has them
 
 
 def test_sources_are_called_by_the_labels_that_say_something_of_domains_of_more_than_two_classes() -> None:
     topics = Domain.from_records(TEXTS[:3], ["card_payment", "7", "taxes"], name="bank")
     held_out = Domain.from_records(TEXTS[3:4], ["loans"], name="bank")
     polarity = Domain.from_records(TEXTS[:2], ["positive", "negative"], name="shop")
-    named = names_of([topics, held_out, polarity], reads=lambda name: name != "taxes")
+    named = names_of_domains([topics, held_out, polarity], reads=lambda name: name != "taxes")
     assert named == {"card_payment": "card payment", "loans": "loans"}
 
 
@@ -542,7 +554,7 @@ def test_a_blend_needs_the_pretrained_weights(learner: Learner) -> None:
 
 
 def test_names_on_the_command_line_are_pairs() -> None:
-    assert names_by_label(["sports=体育", "a=b=c"]) == {"sports": "体育", "a": "b=c"}
+    assert parse_class_names(["sports=体育", "a=b=c"]) == {"sports": "体育", "a": "b=c"}
     with pytest.raises(InputError, match="class_names must be label=name, such as sports=体育, got 'sports'"):
         EvaluateSettings(class_names=("sports",))
     with pytest.raises(InputError, match=r"class_names must be label=name, .* got 'sports='"):
@@ -557,7 +569,7 @@ def test_unlabelled_texts_are_soft_k_means() -> None:
     generator = torch.Generator().manual_seed(0)
     features, others = torch.randn(6, 5, generator=generator), torch.randn(9, 5, generator=generator)
     known, labels, scale = torch.randn(3, 5, generator=generator), torch.tensor([0, 1, 2] * 2), 4.0
-    found = Space(features, labels, 3, unlabelled=others).soft_k_means(known, others, scale)
+    found = CentredFeatures(features, labels, 3, unlabelled=others).soft_k_means(known, others, scale)
 
     def unit(x: np.ndarray) -> np.ndarray:
         return x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -581,10 +593,10 @@ def test_unlabelled_texts_move_the_prototypes_to_where_they_lie() -> None:
     support = torch.tensor([[1.0, 0.0], [0.4, 0.92]])  # the second is nearly between the classes
     labels, nothing = torch.arange(2), torch.zeros(2, 2)
 
-    def accuracy(space: Space, known: torch.Tensor) -> float:
+    def accuracy(space: CentredFeatures, known: torch.Tensor) -> float:
         return float((space.layer(known, 8.0).logits(points).argmax(1) == truth).float().mean())
 
-    plain, wide = Space(support, labels, 2), Space(support, labels, 2, unlabelled=points)
+    plain, wide = CentredFeatures(support, labels, 2), CentredFeatures(support, labels, 2, unlabelled=points)
     assert accuracy(wide, wide.soft_k_means(nothing, points, 8.0)) > accuracy(plain, nothing) + 0.05
 
 
@@ -595,7 +607,10 @@ def test_fewer_unlabelled_texts_than_labelled_ones_count_no_more_than_these() ->
         torch.randn(1, 5, generator=generator),
         [0, 1, 2] * 2,
     )
-    plain, space = Space(features, torch.tensor(labels), 3), Space(features, torch.tensor(labels), 3, unlabelled=one)
+    plain, space = (
+        CentredFeatures(features, torch.tensor(labels), 3),
+        CentredFeatures(features, torch.tensor(labels), 3, unlabelled=one),
+    )
     torch.testing.assert_close(space.centre, plain.centre + (one[0] - plain.centre) / 6)
     assert float(space.soft_k_means(torch.zeros(3, 5), one, 4.0).norm(dim=1).sum()) == pytest.approx(1.0, abs=1e-5)
 
@@ -606,11 +621,11 @@ def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
     more = adapt(learner, TEXTS, CLASSES * 2, unlabelled=[*others, *others, *TEXTS])
     assert (plain.metadata["unlabelled"], more.metadata["unlabelled"]) == (0, 6)  # each once, and no labelled one
     assert not torch.allclose(plain.probabilities(TEXTS), more.probabilities(TEXTS), atol=1e-3)
-    start = choose(learner, SUPPORT, CLASSES, readable(CLASSES))
+    start = choose_start(learner, SUPPORT, CLASSES, readable_names(CLASSES))
     assert start
     with blended(learner, start.share):
         features, far = learner.encode(TEXTS), learner.encode(others)
-        space = Space(features, torch.tensor(SUPPORT.labels), 3, unlabelled=far)
+        space = CentredFeatures(features, torch.tensor(SUPPORT.labels), 3, unlabelled=far)
         layer = space.layer(start.known + space.soft_k_means(start.known, far, start.scale), start.calibrated)
     torch.testing.assert_close(more.probabilities(TEXTS), layer.logits(features).softmax(1), rtol=0.0, atol=1e-4)
     for wrong in ("one text", ["", "b"]):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metatext.statistics import calibration_error, confidence_interval, paired_comparison
+from metatext.evaluation.statistics import calibration_error, confidence_interval, paired_comparison
 
 
 def test_confidence_interval_is_students() -> None:
@@ -71,6 +71,6 @@ def test_calibration_error_falls_to_zero_where_probabilities_are_true() -> None:
 
 
 def test_statistics_need_no_torch() -> None:
-    code = "import sys, metatext.statistics, metatext.plot; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, metatext.evaluation.statistics, metatext.evaluation.plot; assert not {'torch', 'transformers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -21,11 +21,15 @@ from conftest import TOPICS, make_domain, make_rows
 from safetensors.torch import load_file
 from train_together import CASES, train
 
-from metatext import Domain, Episode, EpisodeSampler, InputError, Learner, MetaTrainer, TrainConfig, pipeline, trainer
-from metatext.checkpoints import RunState
-from metatext.maml import EpisodeResult, evaluate_episode, outer_loss, run_episode
-from metatext.settings import EpisodeSettings, LearnerSettings
-from metatext.trainer import check_output
+from metatext import Domain, Episode, EpisodeSampler, InputError, Learner, MetaTrainer, TrainConfig
+from metatext.data.settings import EpisodeSettings
+from metatext.learners.meta_gradient import EpisodeResult, evaluate_episode, outer_loss, run_episode
+from metatext.learners.settings import LearnerSettings
+from metatext.training import run as training_run
+from metatext.training import trainer
+from metatext.training.checkpoints import RunState
+from metatext.training.run_folder import check_output
+from metatext.training.scale_calibration import calibrate_scale
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # sums in the same order, run after run
 
@@ -80,7 +84,7 @@ def test_names_stand_among_the_texts_where_the_encoder_reads_them(
     seen: list[Episode] = []
     for judge in (run_episode, evaluate_episode):
         monkeypatch.setattr(
-            f"metatext.trainer.{judge.__name__}",
+            f"metatext.training.trainer.{judge.__name__}",
             lambda a, episode, *b, own=judge: seen.append(episode) or own(a, episode, *b),
         )
     sampler, held = (
@@ -332,12 +336,12 @@ def test_validation_classes_are_never_trained_on(
     settings = LearnerSettings(inner_steps=1)
     config = TrainConfig(meta_steps=12, meta_batch_size=2, eval_every=6, eval_episodes=8, progress=False)
     episodes = EpisodeSettings(ways=2, shots=2, queries=2, valid_fraction=0.34)
-    pipeline.train(domains, str(tiny_bert), settings, episodes, config)
+    training_run.train(domains, str(tiny_bert), settings, episodes, config)
     assert len(trained) == 4 and len(validated) == 2 and not trained & validated
     trained.clear()
     validated.clear()
     named = EpisodeSettings(ways=2, shots=2, queries=2, valid_classes=("car", "food", "tech"))
-    pipeline.train(domains, str(tiny_bert), settings, named, config)
+    training_run.train(domains, str(tiny_bert), settings, named, config)
     assert trained == {"sport", "finance", "travel"} and validated == {"car", "food", "tech"}
 
 
@@ -345,7 +349,7 @@ def test_a_linear_head_trains_without_validation_and_keeps_the_last_weights(tiny
     config = TrainConfig(meta_steps=2, meta_batch_size=2, eval_episodes=2, progress=False)
     settings, episodes = LearnerSettings(head="linear", inner_steps=1), EpisodeSettings(shots=2, queries=2)
     domains = [make_domain(0), make_domain(1, name="b")]
-    summary = pipeline.train(domains, str(tiny_bert), settings, episodes, config)
+    summary = training_run.train(domains, str(tiny_bert), settings, episodes, config)
     assert summary["step"] == 2 and summary["validation"] == [] and summary["best_step"] == -1
 
 
@@ -600,7 +604,7 @@ def test_the_float16_loss_scale_halves_after_a_bad_step_and_grows_again(
 def test_thirty_steps_lower_the_validation_loss(tiny_bert: Path) -> None:
     job = make_trainer(tiny_bert, True, meta_steps=30, outer_lr=1e-3, eval_every=10, eval_episodes=10, patience=0)
     job.valid_sampler = EpisodeSampler([make_domain(2)], ways=6, shots=1, queries=5, seed=9)
-    trainer.calibrate_scale(job.learner, job.sampler)
+    calibrate_scale(job.learner, job.sampler)
     before = job._validate()["valid_loss"]
     job.state = RunState()
     losses = [v["valid_loss"] for v in job.train()["validation"][1:]]

@@ -12,14 +12,14 @@ from conftest import central_difference, make_rows
 from transformers import AutoModel, AutoTokenizer
 
 from metatext import FewShotClassifier, Learner
-from metatext.adapt import adapt, passes
+from metatext.adaptation.adapt import adapt, fine_tuning_epochs
+from metatext.adaptation.fine_tuning import EPOCHS, fine_tuned
+from metatext.adaptation.prototypes import CentredFeatures
+from metatext.adaptation.start_selection import Start, choose_start
+from metatext.data.episodes import Examples
 from metatext.errors import InputError
-from metatext.prototypes import Space
-from metatext.schedules import shuffled
-from metatext.settings import LearnerSettings
-from metatext.start import Start, choose
-from metatext.tasks import Examples
-from metatext.tune import EPOCHS, tuned
+from metatext.learners.settings import LearnerSettings
+from metatext.training.schedules import shuffled_batches
 
 
 def support_of(per_class: int, seed: int = 0) -> tuple[Examples, list[str]]:
@@ -29,7 +29,7 @@ def support_of(per_class: int, seed: int = 0) -> tuple[Examples, list[str]]:
 
 
 def start_of(learner: Learner, support: Examples, classes: list[str]) -> Start:
-    start = choose(learner, support, classes, [""] * len(classes), share=1.0)
+    start = choose_start(learner, support, classes, [""] * len(classes), share=1.0)
     assert start
     return start
 
@@ -58,7 +58,7 @@ def test_held_out_cosines_have_the_gradient_of_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(9, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     known, labels = torch.randn(3, 5, generator=generator, dtype=torch.float64), torch.tensor([0, 1, 2] * 3)
-    assert torch.autograd.gradcheck(lambda x: Space(x, labels, 3).held_out(known)[0], (features,))
+    assert torch.autograd.gradcheck(lambda x: CentredFeatures(x, labels, 3).held_out(known)[0], (features,))
 
 
 def test_the_first_step_goes_up_the_leave_one_out_likelihood(tiny_bert: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_first_step_goes_up_the_leave_one_out_likelihood(tiny_bert: Path) ->
     support = Examples(texts.texts[:12], texts.labels[:12])
     start = start_of(learner, support, classes)
     before = {name: p.detach().clone() for name, p in learner.encoder.named_parameters()}
-    with tuned(learner, support, start, 1):
+    with fine_tuned(learner, support, start, 1):
         moved = {name: p.detach() - before[name] for name, p in learner.encoder.named_parameters()}
 
     def likelihood() -> float:
@@ -96,7 +96,7 @@ def test_new_texts_are_told_apart_better(learner: Learner) -> None:
     start = start_of(learner, texts, classes)
 
     def accuracy(epochs: int) -> float:
-        with tuned(learner, texts, start, epochs) as layer:
+        with fine_tuned(learner, texts, start, epochs) as layer:
             answers = layer.logits(learner.encode(new.texts)).argmax(1)
         return float((answers == torch.tensor(new.labels)).float().mean())
 
@@ -107,7 +107,7 @@ def test_the_learner_is_as_it_was_also_after_an_exception(learner: Learner) -> N
     support, classes = support_of(3)
     start = start_of(learner, support, classes)
     before = {name: p.detach().clone() for name, p in learner.named_parameters()}
-    with pytest.raises(RuntimeError, match="stop"), tuned(learner, support, start, 2):
+    with pytest.raises(RuntimeError, match="stop"), fine_tuned(learner, support, start, 2):
         moved = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
         raise RuntimeError("stop")
     assert moved and learner.table_name not in {name.removeprefix("encoder.") for name in moved}
@@ -120,8 +120,8 @@ def test_the_calibrated_scale_is_the_classifiers_and_the_likeliest_the_losss(lea
     start = start_of(learner, support, classes)._replace(scale=8.0, calibrated=3.0)
     moved = []
     for other in (start, start._replace(calibrated=5.0), start._replace(scale=2.0)):
-        with tuned(learner, support, other, 1) as layer:
-            radius = Space(learner.encode(support.texts), torch.tensor(support.labels), len(classes)).radius
+        with fine_tuned(learner, support, other, 1) as layer:
+            radius = CentredFeatures(learner.encode(support.texts), torch.tensor(support.labels), len(classes)).radius
             torch.testing.assert_close(layer.weight.norm(dim=1) * radius, torch.full((6,), other.calibrated))
             moved.append(torch.cat([p.detach().flatten() for p in learner.encoder.parameters()]))
     assert torch.equal(moved[0], moved[1]) and not torch.equal(moved[0], moved[2])
@@ -130,7 +130,7 @@ def test_the_calibrated_scale_is_the_classifiers_and_the_likeliest_the_losss(lea
 def test_no_epochs_leave_the_start(learner: Learner) -> None:
     support, classes = support_of(3)
     start = start_of(learner, support, classes)
-    with tuned(learner, support, start, 0) as layer:
+    with fine_tuned(learner, support, start, 0) as layer:
         assert layer is start.layer
 
 
@@ -146,8 +146,8 @@ def test_a_text_that_is_alone_in_its_class_is_not_judged(learner: Learner, monke
         judged.extend(labels.tolist())
         return torch.nn.functional.cross_entropy(logits, labels, **how)
 
-    monkeypatch.setattr("metatext.tune.cross_entropy", spy)
-    with tuned(learner, support, start, 2):
+    monkeypatch.setattr("metatext.adaptation.fine_tuning.cross_entropy", spy)
+    with fine_tuned(learner, support, start, 2):
         pass
     assert len(judged) == 2 * 10 and names.index(lonely) not in judged
 
@@ -165,7 +165,7 @@ def test_epochs_are_passes_over_the_texts(learner: Learner, per_class: int, monk
         return vectors(learner, texts, batch_size)
 
     monkeypatch.setattr(Learner, "vectors", spy)
-    with tuned(learner, support, start_of(learner, support, classes), 4):
+    with fine_tuned(learner, support, start_of(learner, support, classes), 4):
         pass
     assert np.mean(list(seen.values())) == pytest.approx(4, abs=0.2) and len(seen) == len(support)
 
@@ -174,14 +174,14 @@ def test_texts_outside_the_batch_are_as_they_were_last_seen(learner: Learner, mo
     support, classes = support_of(10)
     first, spaces = learner.encode(support.texts), []
 
-    class Spy(Space):
+    class Spy(CentredFeatures):
         def __init__(self, features: torch.Tensor, *how: torch.Tensor) -> None:
             spaces.append(features.detach().clone())
             super().__init__(features, *how)
 
     start = start_of(learner, support, classes)
-    monkeypatch.setattr("metatext.tune.Space", Spy)
-    with tuned(learner, support, start, 1):
+    monkeypatch.setattr("metatext.adaptation.fine_tuning.CentredFeatures", Spy)
+    with fine_tuned(learner, support, start, 1):
         pass
     moved = [int(((features - first).abs().amax(1) > 1e-4).sum()) for features in spaces[:4]]
     assert moved[0] == 0 and moved[1] <= 16 < moved[2] <= 32 < moved[3] <= 48
@@ -215,7 +215,7 @@ def test_gradients_of_ones_own_are_back_also_after_an_interruption(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", interrupted)
-    with pytest.raises(KeyboardInterrupt), tuned(learner, support, start, 1):
+    with pytest.raises(KeyboardInterrupt), fine_tuned(learner, support, start, 1):
         pass
     assert all(p.grad is own[name] for name, p in learner.encoder.named_parameters())
 
@@ -225,15 +225,15 @@ def test_adapters_are_tuned_alone(tiny_bert: Path) -> None:
     support, classes = support_of(3)
     start = start_of(learner, support, classes)
     before = {name: p.detach().clone() for name, p in learner.named_parameters()}
-    with tuned(learner, support, start, 2):
+    with fine_tuned(learner, support, start, 2):
         moved = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
     assert moved and all("lora" in name for name in moved)
 
 
 def test_batches_are_shuffled_epochs() -> None:
-    rows = [row for batch in shuffled(10, 4, 5) for row in batch]
+    rows = [row for batch in shuffled_batches(10, 4, 5) for row in batch]
     assert Counter(rows) == dict.fromkeys(range(10), 2)
-    assert sorted(next(shuffled(3, 16, 1))) == [0, 1, 2]
+    assert sorted(next(shuffled_batches(3, 16, 1))) == [0, 1, 2]
 
 
 # ---------------------------------------------------------------- as a user meets it
@@ -254,7 +254,7 @@ def test_the_exported_classifier_computes_the_tuned_layer(learner: Learner) -> N
     labels = [classes[i] for i in support.labels]
     nameless = dict.fromkeys(classes, "")
     fitted = FewShotClassifier(learner, class_names=nameless, blend=1.0, epochs=3).fit(support.texts, labels)
-    with tuned(learner, support, start_of(learner, support, classes), 3) as layer:
+    with fine_tuned(learner, support, start_of(learner, support, classes), 3) as layer:
         expected = layer.logits(learner.encode(support.texts)).softmax(1)
     np.testing.assert_allclose(fitted.predict_proba(support.texts), expected.numpy(), atol=1e-4)
 
@@ -288,5 +288,9 @@ def test_the_texts_from_which_on_the_encoder_is_fine_tuned(
     support, classes = support_of(10)
     start = start_of(learner, support, classes)._replace(shared=shared)
     some = Examples(support.texts[:texts], support.labels[:texts])
-    assert passes(some, start, None, None) == expected
-    assert (passes(some, start, 3, None), passes(some, start, None, 7), passes(some, None, None, None)) == (0, 7, 0)
+    assert fine_tuning_epochs(some, start, None, None) == expected
+    assert (
+        fine_tuning_epochs(some, start, 3, None),
+        fine_tuning_epochs(some, start, None, 7),
+        fine_tuning_epochs(some, None, None, None),
+    ) == (0, 7, 0)

@@ -12,8 +12,9 @@ from conftest import make_domain
 from safetensors.torch import save_file
 from torch import Tensor
 
-from metatext import Episode, EpisodeSampler, Learner, MetaTrainer, TrainConfig, trainer
-from metatext.maml import EpisodeResult, run_episode
+from metatext import Episode, EpisodeSampler, Learner, MetaTrainer, TrainConfig
+from metatext.learners.meta_gradient import EpisodeResult, run_episode
+from metatext.training import trainer
 
 CASES = ["2 episodes", "3 episodes", "3 episodes, one bad", "3 episodes, adversarial"]
 

@@ -1,0 +1,1 @@
+"""From a learner and a few labelled texts to a classifier."""

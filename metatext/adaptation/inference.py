@@ -1,0 +1,50 @@
+"""Class probabilities of an adapted classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metatext.encoders.tokenization import TokenCache, load_tokenizer
+from metatext.encoders.transformers_loading import default_device, loading
+from metatext.errors import InputError
+from metatext.hub.model_folder import read_metadata, resolve_folder
+
+
+def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]]:
+    """A saved classifier, its tokenizer, and its metadata (empty for one that metatext did not write).
+
+    Raises:
+        InputError: the folder is a learner, or holds no sequence classifier.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    path = resolve_folder(str(folder))
+    metadata = read_metadata(path)
+    if metadata.get("kind") == "learner":
+        raise InputError(f"{folder} is a learner, which predicts nothing yet: run `metatext adapt {folder} ...` first")
+    if not (path / "config.json").exists():
+        raise InputError(f"{folder} holds no model: there is no config.json (expected the output of `metatext adapt`)")
+    with loading(folder, "classifier"):
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            str(path), use_safetensors=True, output_loading_info=True
+        )
+    if loaded["missing_keys"]:
+        raise InputError(f"{folder} holds no trained classifier: it lacks {sorted(loaded['missing_keys'])[0]}")
+    model.eval().to(default_device())
+    tokenizer = load_tokenizer(path)
+    return model, TokenCache(tokenizer, min(tokenizer.model_max_length, model.config.max_position_embeddings)), metadata
+
+
+@torch.no_grad()
+def predict(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+    """Class probabilities of a transformers classifier, float32 (n, classes) on the CPU, in the texts' order."""
+    result = torch.empty(len(texts), model.config.num_labels)
+    for batch in tokens.batches(texts, batch_size, model.device):
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        result[batch.rows.cpu()] = logits.float().softmax(1).cpu()
+    return result

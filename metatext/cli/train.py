@@ -1,0 +1,103 @@
+"""The commands that train: pretrain, train, search."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from metatext.data.settings import Table
+from metatext.data.user_files import read_domains, read_unlabelled
+from metatext.errors import InputError
+from metatext.files import absolute, write_json
+from metatext.search.settings import SearchSettings
+from metatext.training.job import Job
+from metatext.training.settings import PretrainSettings
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pre-train an encoder further on unlabelled texts of your domain, before meta-training: masked language modelling.
+
+    Example: metatext pretrain BAAI/bge-base-zh-v1.5 --texts posts.csv --output encoders/posts
+    """
+
+    encoder: Positional[str]
+    """Pretrained encoder: a Hub id or a folder."""
+    texts: tuple[str, ...]
+    """One or more files of texts: tables, or .txt files of one a line. Labels are not read."""
+    output: str
+    """Folder for the encoder."""
+    table: OmitArgPrefixes[Table] = field(default_factory=Table)
+    settings: OmitArgPrefixes[PretrainSettings] = field(default_factory=PretrainSettings)
+
+    def run(self) -> None:
+        """Reads everything before anything is written."""
+        from metatext.training.pretrain import pretrain
+
+        if self.table.by:
+            raise InputError("--by parts labelled files into domains, but these are texts without labels: leave it out")
+        texts = read_unlabelled(self.texts, self.table)
+        loss = pretrain(self.encoder, texts, self.output, self.settings)
+        print(
+            f"{self.output}: pre-trained on {len(texts)} texts, loss {loss:.2f} nats a masked token in the last epoch"
+        )
+        if prefix := self.settings.text_prefix:
+            print(f"its tokenizer puts no prefix: train it with --text-prefix {prefix!r} too")
+
+
+@dataclass(frozen=True)
+class Train(Job):
+    """Meta-train a learner: its initialisation and inner learning rates, over episodes of labelled source files.
+
+    Example: metatext train --source news.jsonl reviews.csv --encoder BAAI/bge-base-zh-v1.5 --output runs/news
+    """
+
+    def run(self) -> None:
+        """Reads everything before anything is written."""
+        from accelerate import PartialState
+
+        from metatext.training.run import train
+
+        if not self.config.output:
+            raise InputError("name a folder for the run: --output runs/name")
+        domains, texts = read_domains(self.source, self.table), read_unlabelled(self.unlabelled, self.table)
+        summary = train(domains, self.encoder, self.learner, self.episodes, self.config, target_texts=texts)
+        if not PartialState().is_main_process:
+            return
+        write_json(
+            Path(self.config.output) / "sources.json",
+            [{"path": absolute(path)} | dataclasses.asdict(self.table) for path in self.source],
+        )
+        chosen = summary["validation"] and not self.config.adversarial
+        found = f", best validation accuracy {summary['best_accuracy']:.3f}" if chosen else ""
+        print(f"{self.config.output}: {summary['step']} meta-steps in {summary['seconds']:.0f} s{found}")
+
+
+@dataclass(frozen=True)
+class Search(Job):
+    """Search the learning rates, inner steps, scope and order of meta-training, judged on held-out source classes.
+
+    Needs pip install 'metatext[search]'. Repeat the command to go on after an interruption. The output folder gets
+    trials.csv, importances.svg and best.py, which trains the best configuration and evaluates it on a target.
+    Example: metatext search --source news.jsonl reviews.csv --encoder BAAI/bge-base-zh-v1.5 --output runs/search
+    """
+
+    encoder: str
+    """Pretrained encoder: a Hub id or a folder."""
+    settings: OmitArgPrefixes[SearchSettings] = field(default_factory=SearchSettings)
+
+    def run(self) -> None:
+        """Runs the trials that are missing, and says which was the best."""
+        from metatext.search.search import search
+        from metatext.search.search_space import combination_in_words
+        from metatext.search.study_files import best_of, finished, objective_of
+
+        study = search(self, self.settings)
+        best, trials = best_of(study), finished(study)
+        found = "none of which completed: search smaller learning rates"
+        if best:
+            found = f"best validation {objective_of(study)} {best.value:.3f} with {combination_in_words(best.params)}"
+        print(f"{self.config.output}: {len(trials)} trials, {found}")

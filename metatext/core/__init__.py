@@ -1,0 +1,1 @@
+"""The algorithms of meta-learning; they know no text and no transformers."""

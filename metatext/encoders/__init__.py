@@ -1,0 +1,1 @@
+"""What depends on the insides of transformers: architectures, tokens, adapters, classifiers."""

@@ -1,0 +1,101 @@
+"""Where each supported architecture of transformers keeps its parts, and what its layers allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+def first_position(config: Any) -> int:
+    """Number of a text's first token."""
+    return config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+
+
+def positions(config: Any) -> int:
+    """Longest input that the encoder has positions for."""
+    return config.max_position_embeddings - first_position(config)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where an architecture keeps its parts: module paths inside the base model, a layer, the classifier.
+
+    absolute: a token's position is in its embedding alone, so that texts can share a line of a batch.
+    separable: a layer asks for nothing but the output of the layer below, and has its parameters for itself (not so
+        DeBERTa's convolution, ModernBERT's alternating attention, ALBERT's shared layers).
+    """
+
+    layers: str = "encoder.layer"
+    depth: str = "num_hidden_layers"
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attention_output: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    feed_in: str = "intermediate.dense"
+    feed_out: str = "output.dense"
+    norm: str = "output.LayerNorm"
+    dense: str = "classifier.dense"
+    activation: str = "tanh"
+    output: str = "classifier.out_proj"
+    absolute: bool = True
+    separable: bool = True
+
+
+_DEBERTA = Architecture(
+    query="attention.self.query_proj",
+    key="attention.self.key_proj",
+    value="attention.self.value_proj",
+    dense="pooler.dense",
+    activation="linear",
+    output="classifier",
+    absolute=False,
+    separable=False,
+)
+ARCHITECTURES = {
+    "bert": Architecture(dense="bert.pooler.dense", output="classifier"),
+    "roberta": Architecture(),
+    "xlm-roberta": Architecture(),
+    "camembert": Architecture(),
+    "electra": Architecture(activation="positive"),
+    "deberta-v2": _DEBERTA,
+    "albert": Architecture(
+        layers="encoder.albert_layer_groups",
+        query="albert_layers.0.attention.query",
+        key="albert_layers.0.attention.key",
+        value="albert_layers.0.attention.value",
+        attention_output="albert_layers.0.attention.dense",
+        attention_norm="albert_layers.0.attention.LayerNorm",
+        feed_in="albert_layers.0.ffn",
+        feed_out="albert_layers.0.ffn_output",
+        norm="albert_layers.0.full_layer_layer_norm",
+        dense="albert.pooler",
+        output="classifier",
+        separable=False,
+    ),
+    "distilbert": Architecture(
+        layers="transformer.layer",
+        depth="n_layers",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_output="attention.out_lin",
+        attention_norm="sa_layer_norm",
+        feed_in="ffn.lin1",
+        feed_out="ffn.lin2",
+        norm="output_layer_norm",
+        dense="pre_classifier",
+        activation="positive",
+        output="classifier",
+    ),
+    "modernbert": Architecture(
+        layers="layers",
+        query="attn.Wqkv",
+        value="attn.Wqkv",
+        dense="head.dense",
+        activation="linear",
+        output="classifier",
+        absolute=False,
+        separable=False,
+    ),
+}

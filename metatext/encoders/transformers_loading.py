@@ -1,0 +1,44 @@
+"""Loads what transformers can load, quietly, with one sentence for what it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from metatext.errors import InputError
+
+
+def default_device() -> torch.device:
+    """The machine's accelerator, or its CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+@contextmanager
+def loading(name: str | Path, what: str) -> Iterator[None]:
+    """Transformers loads `what` from `name` in this block: quietly, and what it cannot load is an InputError."""
+    from safetensors import SafetensorError
+
+    try:
+        with quiet():
+            yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{name} holds no {what} that transformers can load: {reason}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers says nothing less than an error in this block; what matters of it becomes an InputError."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,1 @@
+"""Compares learners and baselines on the same draws of a target."""

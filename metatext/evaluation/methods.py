@@ -1,0 +1,162 @@
+"""The methods of a table: the baselines, and the learners adapted by default or with one part changed."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+
+from metatext.adaptation.adapt import adapted_learner, fine_tuning_epochs
+from metatext.adaptation.start_selection import choose_start
+from metatext.data.class_names import class_names_for, parse_class_names, readable_names
+from metatext.data.domains import Domain
+from metatext.data.episodes import Examples
+from metatext.errors import InputError
+from metatext.evaluation import baselines
+from metatext.evaluation.baselines import FrozenEncoder
+from metatext.evaluation.joint_training import source_classifier
+from metatext.evaluation.judging import Answer, Method, timed
+from metatext.evaluation.report import UNLABELLED
+from metatext.evaluation.setfit import setfit
+from metatext.evaluation.settings import EvaluateSettings
+from metatext.evaluation.support_draws import unlabelled_texts
+from metatext.learners.heads import PrototypeHead
+from metatext.learners.learner import Learner
+
+METHODS = {
+    "majority": "majority class",
+    "tfidf": "TF-IDF + logistic regression",
+    "centroid": "frozen encoder + nearest centroid",
+    "frozen": "frozen encoder + logistic regression",
+    "setfit": "SetFit",
+    "finetune": "fine-tuning the pretrained encoder",
+    "probe": "linear probing, then fine-tuning",
+    "source": "source classifier, no target label",
+    "joint": "joint training, then fine-tuning",
+    "maml": "the given learners, adapted",
+    "unlabelled": "the same, with other texts of the target, unlabelled",
+    "ablations": "the same with one part of adaptation changed",
+}
+
+
+class Adaptation:
+    """What `adapt` does with a learner, judged as its exported classifier would be.
+
+    While a draw moves no weights but to another blend, each test text is encoded once a blend, for all draws and rows.
+    """
+
+    def __init__(self, learner: Learner, class_names: Mapping[str, str] | None = None) -> None:
+        self.learner, self.class_names = learner, class_names
+        self._blends: dict[float, FrozenEncoder] = defaultdict(lambda: FrozenEncoder(learner))
+
+    def __call__(
+        self,
+        name: Callable[[Sequence[str]], list[str] | None] | None = None,
+        steps: int | None = None,
+        epochs: int | None = None,
+        target: Domain | None = None,
+        alone: bool = False,
+        **how: Any,
+    ) -> Method:
+        """The default adaptation, or another.
+
+        Args:
+            name: gives what the labels are called; by default the class names do, as in `adapt`.
+            steps: of the inner loop.
+            epochs: of fine-tuning.
+            target: where unlabelled texts come from: rows of a draw's classes that are neither its support nor its
+                test, 1,000 at most; by default there are none.
+            alone: leave out the choice of a start: the inner loop of meta-training, on the texts alone.
+            **how: arguments of `metatext.start.choose`.
+        """
+
+        name = name or partial(class_names_for, class_names=self.class_names)
+
+        def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
+            classes = sorted(set(labels))
+            support = Examples(list(texts), [classes.index(label) for label in labels])
+            more = unlabelled_texts(target, classes, {*texts, *queries}) if target else []
+            began = time.perf_counter()
+            start = None if alone else choose_start(self.learner, support, classes, name(classes), **how)
+            tuning = fine_tuning_epochs(support, start, steps, epochs)
+            with adapted_learner(self.learner, support, classes, start, steps, tuning, more) as layer:
+                seconds = time.perf_counter() - began
+                moved = start is None or steps or tuning
+                encoder = FrozenEncoder(self.learner) if start is None or moved else self._blends[start.share]
+                found = baselines.classify(torch.from_numpy(encoder.queries(queries)), classes, layer)
+            return Answer(found.labels, seconds, found.probabilities)
+
+        return run
+
+
+def ablations(adaptation: Adaptation) -> dict[str, Method]:
+    """The default adaptation with one part changed, by what is changed."""
+    rows = {
+        "without class names": adaptation(lambda classes: None),
+        "without source classes": adaptation(sources=False),
+    }
+    if adaptation.class_names:
+        rows["labels as class names"] = adaptation(readable_names)
+    if adaptation.learner.pretrained is not None:
+        rows |= {"meta-trained weights": adaptation(share=1.0), "pretrained weights": adaptation(share=0.0)}
+    rows["without fine-tuning"] = adaptation(epochs=0)
+    if inner_steps := adaptation.learner.settings.inner_steps:
+        rows["inner steps in place of fine-tuning"] = adaptation(steps=inner_steps)
+    rows["the inner loop alone"] = adaptation(alone=True)
+    return rows
+
+
+def make_methods(
+    settings: EvaluateSettings,
+    target: Domain,
+    encoder: Callable[[], Learner],
+    joint: Callable[[], Learner],
+    learners: Mapping[str, Learner],
+) -> dict[str, Method]:
+    """The methods of a table, by the name of their row.
+
+    Args:
+        settings: `methods` are keys of `METHODS`.
+        target: the target domain, for its most frequent label.
+        encoder: gives the pretrained encoder (asked only if a wanted method needs it).
+        joint: gives the classifier trained jointly on the sources (likewise).
+        learners: meta-trained learners by the name of their row.
+
+    Raises:
+        InputError: an unknown method.
+    """
+    wanted = settings.methods
+    tuning: dict[str, Any] = {name: getattr(settings, f"fine_tune_{name}") for name in ("steps", "epochs", "lr")}
+    for key in wanted:
+        if key not in METHODS:
+            raise InputError(f"unknown method {key!r}: choose from {', '.join(METHODS)}")
+
+    @cache
+    def frozen() -> FrozenEncoder:
+        return FrozenEncoder(encoder())
+
+    makers: dict[str, Callable[[], Method]] = {
+        "majority": lambda: timed(baselines.majority(target)),
+        "tfidf": lambda: timed(baselines.tfidf),
+        "centroid": lambda: timed(baselines.centroid(frozen())),
+        "frozen": lambda: timed(baselines.frozen(frozen())),
+        "setfit": lambda: timed(setfit(encoder(), settings.setfit_steps)),
+        "finetune": lambda: timed(baselines.fine_tuning(encoder(), **tuning)),
+        "probe": lambda: timed(baselines.fine_tuning(encoder(), **tuning, probe=True)),
+        "source": lambda: timed(source_classifier(joint())),
+        "joint": lambda: timed(baselines.fine_tuning(joint(), **tuning)),
+    }
+    methods = {METHODS[key]: makers[key]() for key in METHODS if key in wanted and key in makers}
+    for name, learner in learners.items():
+        adaptation = Adaptation(learner, parse_class_names(settings.class_names))
+        if "maml" in wanted:
+            methods[name] = adaptation()
+        if "unlabelled" in wanted and isinstance(learner.head, PrototypeHead):
+            methods[name + UNLABELLED] = adaptation(target=target)
+        if "ablations" in wanted and isinstance(learner.head, PrototypeHead):
+            methods |= {f"{name}, {what}": run for what, run in ablations(adaptation).items()}
+    return methods

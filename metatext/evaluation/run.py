@@ -1,0 +1,200 @@
+"""Evaluates learners and baselines on a target: what `metatext evaluate` and recipes share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import platform
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from metatext._version import __version__
+from metatext.data.class_names import check_class_names, parse_class_names
+from metatext.data.domains import Domain
+from metatext.data.fingerprints import fingerprint
+from metatext.data.settings import Table
+from metatext.data.user_files import read_domains
+from metatext.encoders.transformers_loading import default_device
+from metatext.errors import InputError, quote_list
+from metatext.evaluation.joint_training import load_or_train_joint
+from metatext.evaluation.judging import run_methods
+from metatext.evaluation.methods import METHODS, make_methods
+from metatext.evaluation.plot import plot_accuracy, pyplot
+from metatext.evaluation.report import class_tables, compare, differences, is_row_of, summarise, summary_table
+from metatext.evaluation.resume_key import fingerprint_of_weights, reading_settings, resume_log
+from metatext.evaluation.settings import EvaluateSettings
+from metatext.evaluation.support_draws import Draw, make_draws, official_draws, unlabelled_texts
+from metatext.files import write_json, write_text
+from metatext.hub.model_folder import read_metadata
+from metatext.learners.heads import LinearHead
+from metatext.learners.learner import Learner
+
+logger = logging.getLogger(__name__)
+
+
+def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
+    """The source domains that a run was trained on; none where no method asks for them."""
+    if not {"source", "joint"} & set(methods):
+        return []
+    if read_metadata(Path(run)).get("kind") == "classifier":
+        raise InputError(f"{run} holds a classifier, but what is needed is a learner, which metatext train writes")
+    path = Path(run) / "sources.json"
+    if not path.exists():
+        raise InputError(f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl")
+    domains = list[Domain]()
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        place = entry.pop("path")
+        domains += read_domains([place], Table(**entry | {"clean": tuple(entry["clean"])}))
+    return domains
+
+
+def evaluation_files(output: Path, plot: bool = False) -> list[Path]:
+    """What `evaluate` writes: the result as JSON, the report as Markdown, and the figure.
+
+    Raises:
+        InputError: `output` is not called .json.
+    """
+    if output.suffix != ".json":
+        raise InputError(f"{output} is to be a JSON file, beside which the report is written as .md: name it .json")
+    return [output, output.with_suffix(".md"), *([output.with_suffix(".svg")] if plot else [])]
+
+
+def evaluate(
+    runs: Sequence[str],
+    target: Domain,
+    sources: Sequence[Domain],
+    settings: EvaluateSettings,
+    test: Domain | None = None,
+    output: Path | None = None,
+    supports: Sequence[Domain] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Judges the learners in `runs` and the baselines on the same draws of `target`.
+
+    Results are kept beside `output` as they come, so that the same evaluation, interrupted, goes on where it was; the
+    finished result is written to `output` as JSON, and to a file with suffix .md the table, the differences and how
+    well each class is told. With `supports`, those of an official split, each is the support of a draw in place of
+    random ones, and `test` is needed. The source classifier is left out where the target has other classes than the
+    sources.
+
+    Returns:
+        The printed table and differences, the table's rows, comparisons of learners with all rows, every single result,
+        and under which settings and versions they were obtained.
+    """
+    files = evaluation_files(output, settings.plot) if output else []
+    check_class_names(parse_class_names(settings.class_names), target.classes)
+    if settings.plot:
+        pyplot()  # says now if it is missing
+    if supports:
+        if test is None or "unlabelled" in settings.methods:
+            raise InputError("an official split needs test texts, and has no unlabelled rows to offer")
+        logger.info("%d official supports are the draws; shots, draws and ways are not used", len(supports))
+        draws = official_draws(supports, test, settings.test_size)
+    else:
+        draws = make_draws(
+            target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
+        )
+    if "unlabelled" in settings.methods:
+        for draw in draws:  # refuses a target with too few rows, before hours of baselines
+            unlabelled_texts(target, sorted({label for _, label in draw.support}), set(draw.texts))
+    learners: dict[str, Learner] = {}
+    for run in runs:
+        learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))
+        if isinstance(learner.head, LinearHead):
+            learner.head.start(target.classes)  # refuses labels that it does not know, before hours of baselines
+        name = learner.method
+        learners[name if name not in learners else f"{name} ({run})"] = learner
+    first = next(iter(learners.values()))
+    view = reading_settings(first)
+    for name, learner in learners.items():
+        if (learner.base_model, reading_settings(learner)) != (first.base_model, view):
+            raise InputError(
+                f"{name!r} and {next(iter(learners))!r} have other encoders, or read texts in other ways: "
+                "the baselines would be those of the one only; evaluate them apart"
+            )
+    _warn_of_known_texts(draws, sources)
+
+    @cache
+    def encoder() -> Learner:
+        return _load(first.base_model, settings, **view)
+
+    @cache
+    def joint() -> Learner:
+        return load_or_train_joint(encoder(), sources, settings)
+
+    shared = set(target.classes) <= {name for domain in sources for name in domain.classes}
+    wanted = settings
+    if not shared and "source" in settings.methods:
+        unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
+        logger.warning("no row for the source classifier: the sources have no class %s", quote_list(unknown))
+        wanted = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
+    log = resume_log(output, draws, first.base_model, view, [target, *sources], settings) if output else None
+    methods = make_methods(wanted, target, encoder, joint, learners)
+    if not methods:
+        raise InputError("no method is left to evaluate: name others with --methods")
+    digests = {name: fingerprint_of_weights(learner) for name, learner in learners.items()}
+    weights = {row: held for name, held in digests.items() for row in methods if is_row_of(row, [name])}
+    records = run_methods(methods, draws, progress, log, weights)
+    rows, comparisons = summarise(records), compare(records, list(learners))
+    result: dict[str, Any] = {
+        "target": target.name,
+        "target_rows": len(target),
+        "classes": target.classes,
+        "encoder": Path(first.base_model).name,
+        "sources": first.sources,
+        "settings": dataclasses.asdict(settings),
+        "official_supports": len(supports),
+        "draws_sha256": {
+            str(shots): fingerprint([[dataclasses.asdict(draw) for draw in draws if draw.shots == shots]])
+            for shots in sorted({draw.shots for draw in draws})
+        },
+        "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
+        "machine": _machine(first.device),
+        "versions": {"metatext": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "table": summary_table(rows),
+        "differences": differences(rows, comparisons, list(learners), METHODS["finetune"]),
+        "rows": rows,
+        "comparisons": comparisons,
+        "records": [{key: value for key, value in r.items() if key != "confusion"} for r in records],  # in rows
+    }
+    if output and log:
+        sentences = "\n".join(f"- {sentence}" for sentence in result["differences"])
+        parts = [result["table"], sentences, class_tables(rows, list(learners))]
+        place, report, *figures = files
+        write_text(report, "\n\n".join(part for part in parts if part) + "\n")
+        for path in figures:
+            plot_accuracy(path, rows)
+        write_json(place, result)
+        log.unlink()
+    return result
+
+
+def _load(name: str, settings: EvaluateSettings, **options: Any) -> Learner:
+    """A learner or encoder, where and in the precision in which it is judged."""
+    learner = Learner.from_pretrained(name, **options).to(default_device())
+    learner.autocast_dtype = torch.bfloat16 if settings.precision == "bf16" else None
+    return learner
+
+
+def _warn_of_known_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> None:
+    known = {text for domain in sources for text in domain.texts}
+    judged = {text for draw in draws for text, _ in draw.test}
+    if both := len(known & judged):
+        logger.warning(
+            "%d of the %d test texts are source texts too: what was trained on the sources has seen them, "
+            "and looks better than it is",
+            both,
+            len(judged),
+        )
+
+
+def _machine(device: torch.device) -> str:
+    cores = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+    return f"{cores}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else cores

@@ -1,0 +1,1 @@
+"""Model folders, model cards and the Hugging Face Hub."""

@@ -1,0 +1,160 @@
+"""Model folders on the Hugging Face Hub: which files travel, how a name becomes a folder, what an error means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from metatext.errors import InputError
+
+METADATA = "metatext.json"
+"""What metatext knows about a folder that it saved: kind, base model, method, classes, scores."""
+
+
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
+"""Files that are sent to and fetched from the Hub. No pickles (.bin, .pt, .pkl), no logs."""
+
+
+CHECKPOINTS = "checkpoints/*"
+"""Resumable training states; they stay on the machine that trains."""
+
+
+_LOGIN = "run `hf auth login` or set HF_TOKEN to a token with write access"
+
+
+def resolve_folder(id_or_folder: str, revision: str | None = None) -> Path:
+    """A local folder as it is; any other name is fetched from the Hub, or from its cache when it is there.
+
+    Args:
+        id_or_folder: A folder, or the name of a model on the Hub (`user/name`).
+        revision: Branch, tag or commit on the Hub; a local folder has none and is returned as it is.
+
+    Raises:
+        InputError: Neither a folder nor a model that can be read; the sentence names what was asked for.
+    """
+    path = Path(id_or_folder)
+    if id_or_folder and path.is_dir():
+        return path
+    if id_or_folder and path.exists():
+        raise InputError(f"{id_or_folder!r} is a file; give the folder that holds it or a name on the Hub (user/name)")
+
+    from huggingface_hub import snapshot_download
+
+    not_found = (
+        f"{id_or_folder!r} was not found: no folder of that name exists, and the Hub shows no such model to this login "
+        "(check the spelling; for a private model run `hf auth login`)"
+    )
+    with hub_errors(id_or_folder, not_found=not_found, unfinished="repeat the command to fetch the rest"):
+        return Path(
+            snapshot_download(
+                id_or_folder, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=[CHECKPOINTS]
+            )
+        )
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What metatext knows of a folder that it wrote; nothing of another.
+
+    Raises:
+        InputError: the metadata is damaged.
+    """
+    path = folder / METADATA
+    if not path.exists():
+        return {}
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: it cannot be read as JSON ({error}); save the model again") from error
+    if not isinstance(metadata, dict) or metadata.get("kind") not in ("classifier", "learner"):
+        raise InputError(f"{path} was not written by metatext: its \"kind\" must be 'classifier' or 'learner'")
+    return metadata
+
+
+@contextmanager
+def hub_errors(hub_id: str, not_found: str, unfinished: str) -> Iterator[None]:
+    """Turns whatever huggingface_hub raises into an InputError of one sentence.
+
+    Args:
+        hub_id: The name that was asked for.
+        not_found: The whole sentence for a model that is missing or hidden.
+        unfinished: How a sentence about a broken connection ends: what state things are in and what to do.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, UnicodeEncodeError) or "Bearer" in str(error):
+            # The header with the token could not be sent. Not chained: a traceback would show it.
+            raise InputError(f"the Hub token contains a character that no token has; {_LOGIN}") from None
+        sentence = _sentence(error, hub_id, not_found, unfinished)
+        if sentence is None:
+            raise
+        raise InputError(sentence) from error
+
+
+def _sentence(error: Exception, hub_id: str, not_found: str, unfinished: str) -> str | None:
+    """What the error means to the user; None for one that is not the Hub's, the network's or the disk's."""
+    from json import JSONDecodeError
+
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    # The HTTP library's base class differs between versions of huggingface_hub (requests, httpx, httpx2); it is
+    # always a base of HfHubHTTPError. RuntimeError is how a failed upload of a large file arrives.
+    connection_errors = (*(base for base in HfHubHTTPError.__bases__ if base is not OSError), ConnectionError)
+    connection_errors += (TimeoutError, RuntimeError, JSONDecodeError)
+
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"not logged in to the Hugging Face Hub; {_LOGIN}"
+    if isinstance(error, HFValidationError):
+        return (
+            f"{hub_id!r} is neither a folder nor a name on the Hub; such a name is user/name, of letters, digits, '-', "
+            "'_' and '.'"
+        )
+    if isinstance(error, LocalEntryNotFoundError):
+        why = "HF_HUB_OFFLINE is set" if isinstance(error.__cause__, OfflineModeIsEnabled) else "the Hub did not answer"
+        return (
+            f"{hub_id!r} was not found: no folder of that name exists (check the name), {why}, and the whole model is "
+            f"not in the cache of this machine; if it is on the Hub, {unfinished} once there is a connection"
+        )
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, so {hub_id!r} cannot be reached; unset it; {unfinished}"
+    if isinstance(error, RepositoryNotFoundError):
+        return not_found
+    if isinstance(error, RevisionNotFoundError):
+        return f"{hub_id!r} exists on the Hub, but not in the revision that was asked for (branch, tag or commit)"
+    if isinstance(error, HfHubHTTPError):
+        return _http_sentence(error.response.status_code, error.server_message, hub_id, unfinished)
+    if isinstance(error, connection_errors):
+        return f"the connection to the Hub broke off or could not be made ({type(error).__name__}); {unfinished}"
+    if isinstance(error, OSError | ValueError):
+        return f"{hub_id!r} could not be exchanged with the Hub: {_one_line(str(error))}"
+    return None
+
+
+def _http_sentence(status: int, message: str | None, hub_id: str, unfinished: str) -> str:
+    if status == 401:
+        return f"the Hub refused the login for {hub_id!r} (the token is wrong or has expired); {_LOGIN}"
+    if status == 403:
+        return (
+            f"this login may not write to {hub_id!r}: use your own user name, or an organisation that you may write "
+            "to, before the slash, and a token with write access"
+        )
+    if status in (408, 429) or status >= 500:
+        return f"the Hub is busy or out of order (HTTP {status}); {unfinished}"
+    return f"the Hub refused {hub_id!r} (HTTP {status}): {_one_line(message or 'it gave no reason')}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""Searches the hyper-parameters of meta-training."""

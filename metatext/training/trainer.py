@@ -1,0 +1,407 @@
+"""Meta-training: the outer loop, in one process or many, with checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from metatext.data.class_names import names_of_domains
+from metatext.data.columns import checked_texts
+from metatext.data.episodes import Episode, EpisodeSampler, with_names
+from metatext.data.fingerprints import describe_domains, fingerprint
+from metatext.errors import InputError
+from metatext.files import write_json
+from metatext.hub.model_folder import METADATA
+from metatext.learners.heads import PrototypeHead
+from metatext.learners.learner import Learner
+from metatext.learners.meta_gradient import evaluate_episode, run_episode
+from metatext.learners.settings import LearnerSettings
+from metatext.learners.weight_blending import remember_source_classes
+from metatext.training.adversary import ADVERSARY_PREFIX, Adversary, adversarial_weight
+from metatext.training.checkpoints import (
+    SAMPLER,
+    RunState,
+    last_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    read_weights,
+    save_checkpoint,
+    step_folder,
+)
+from metatext.training.run_folder import TRACKER_RUN, check_output
+from metatext.training.scale_calibration import calibrate_scale
+from metatext.training.schedules import learning_rate, multi_step_weights
+from metatext.training.settings import TrainConfig
+
+logger = logging.getLogger(__name__)
+_BAD_IN_A_ROW = 10
+_FIRST_LOSS_SCALE = 2.0**12
+_STEPS_BEFORE_LARGER_SCALE = 200
+
+
+class MetaTrainer:
+    """Meta-trains a learner over episodes.
+
+    Each outer step averages the meta-gradients of `meta_batch_size` episodes. With `accelerate launch` the episodes of
+    a step are split over the processes by index and their sums added up, so the result is that of one process, to
+    rounding. Episodes and learner are deterministic, so a resumed run ends with the same weights as one that was never
+    interrupted: bit by bit on a CPU.
+
+    Args:
+        learner: trained in place.
+        sampler: meta-training episodes; step s uses those numbered s * meta_batch_size and on.
+        valid_sampler: episodes of classes or domains that are held out of the sources; the weights with the best
+            validation accuracy win, and training stops early without progress. None, or in adversarial training: the
+            last weights win.
+        config: settings of the outer loop.
+        on_validation: called after each validation, in every process, with its entry of the history: step, valid_loss,
+            valid_accuracy. What it raises ends the training.
+        target_texts: unlabelled texts of the target, for `config.adversarial`.
+
+    Raises:
+        FileExistsError: the output folder holds a run, and neither `resume` nor `overwrite` is set.
+        InputError: nothing to resume, a tracker that is not installed, or one of `config.adversarial` and
+            `target_texts` without the other.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        sampler: EpisodeSampler,
+        valid_sampler: EpisodeSampler | None = None,
+        config: TrainConfig | None = None,
+        on_validation: Callable[[dict[str, float]], None] | None = None,
+        target_texts: Sequence[str] = (),
+    ) -> None:
+        self.on_validation = on_validation
+        self.learner, self.sampler, self.valid_sampler = learner, sampler, valid_sampler
+        self.config = config or TrainConfig()
+        target_texts = checked_texts(target_texts, "target_texts")
+        if bool(self.config.adversarial) != bool(target_texts):
+            missing = "a weight, --adversarial 0.3" if target_texts else "texts of the target, --unlabelled posts.csv"
+            raise InputError(f"adversarial training lacks {missing}")
+        self.output = Path(self.config.output) if self.config.output else None
+        if self.output:
+            check_output(self.output, self.config)
+        self.accelerator = self._accelerator()
+        learner.to(self.accelerator.device)
+        precision = self.config.mixed_precision
+        if precision == "no":
+            precision = self.accelerator.mixed_precision  # of `accelerate launch --mixed_precision`
+        check_method(self.config, learner.settings, precision)
+        learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
+        self.state = RunState(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
+        self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+        self.adversary = None
+        if target_texts:
+            hidden = learner.encoder.config.hidden_size
+            self.adversary = Adversary(hidden, target_texts, sampler.seed).to(learner.log_inner_lr)
+            logger.info("the encoder learns to hide %d unlabelled texts of the target", len(target_texts))
+            self.parameters |= {ADVERSARY_PREFIX + name: p for name, p in self.adversary.named_parameters()}
+        self.names = self._class_names()
+        self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
+        self.history: list[dict[str, float]] = []
+
+    def _accelerator(self) -> Accelerator:
+        """The processes and devices of the run, and its tracker."""
+        try:
+            accelerator = Accelerator(
+                log_with=self.config.tracker,
+                project_dir=str(self.output) if self.output else None,
+            )
+        except (ValueError, ImportError) as error:
+            raise InputError(str(error)) from error
+        if self.config.tracker and not accelerator.log_with:
+            raise InputError(
+                f"the tracker {self.config.tracker!r} is not installed: pip install it (metatext[tensorboard] for one)"
+            )
+        return accelerator
+
+    def _class_names(self) -> dict[str, str]:
+        """What the sources' classes are called, by label, as far as that stands among their support texts."""
+        if not (self.config.names and isinstance(self.learner.head, PrototypeHead)):
+            return {}
+        domains = self.sampler.domains + (self.valid_sampler.domains if self.valid_sampler else [])
+        names = names_of_domains(domains, self.learner.tokens.reads)
+        if names:
+            logger.info("%d classes have names, which stand among their texts", len(names))
+        else:
+            logger.info(
+                "no names stand among the texts: of no source with more than two classes do the labels say something "
+                "that the encoder reads"
+            )
+        return names
+
+    def train(self) -> dict[str, Any]:
+        """Runs the outer loop; the learner ends with the best (or last) weights, which are written to the output.
+
+        Returns:
+            A summary: outer steps taken, best step and accuracy, skipped episodes, seconds, validation history.
+
+        Raises:
+            FloatingPointError: ten episodes in a row had a non-finite loss or gradient; says what to change.
+        """
+        config, started = self.config, time.time()
+        if self.output and config.overwrite and self.output.exists() and self.accelerator.is_main_process:
+            self._set_aside()
+        self.accelerator.wait_for_everyone()
+        if self.output and config.resume:
+            self._load(last_checkpoint(self.output))
+        elif isinstance(self.learner.head, PrototypeHead) and not self.learner.meta_trained:
+            calibrate_scale(self.learner, self.sampler)
+        state = self.state
+        self.learner.meta_trained = True
+        if config.tracker:
+            self.accelerator.init_trackers(TRACKER_RUN, self._tracked_config())
+        best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        if state.best_step >= 0 and self.output:
+            best = read_weights(step_folder(self.output, state.best_step), self.accelerator.device)
+        resumed_at = state.step
+        hidden = not config.progress or not self.accelerator.is_main_process
+        bar = tqdm(total=config.meta_steps, initial=state.step, unit="step", disable=hidden, dynamic_ncols=True)
+        while state.step < config.meta_steps:
+            if config.patience and self._selects and state.validations_since_best >= config.patience:
+                logger.info("no better validation for %d times: stopped at step %d", config.patience, state.step)
+                break
+            figures = self._step()
+            episodes = (state.step - resumed_at) * config.meta_batch_size
+            bar.update()
+            bar.set_postfix(figures | {"episodes/s": round(episodes / (time.time() - started), 2)})
+            last = state.step == config.meta_steps
+            if self.valid_sampler and (state.step % config.eval_every == 0 or last):
+                figures |= self._validate()
+                if state.best_step == state.step:
+                    best = {name: p.detach().clone() for name, p in self.parameters.items()}
+            if config.tracker:
+                self.accelerator.log(figures, step=state.step)
+            if self.output and (state.step % config.save_every == 0 or last or state.best_step == state.step):
+                self._save(step_folder(self.output, state.step))
+            if self.on_validation and "valid_accuracy" in figures:
+                self.on_validation(self.history[-1])
+        bar.close()
+        if self._selects:
+            self._set_weights(best)
+        if self.accelerator.is_main_process and isinstance(self.learner.head, PrototypeHead):
+            self.learner.source_classes = remember_source_classes(self.learner, self.sampler.domains)
+        self.learner.loss_scale, self.learner.autocast_dtype = 1.0, None
+        summary = dataclasses.asdict(state) | {"seconds": time.time() - started, "validation": self.history}
+        self._finish(summary)
+        self.accelerator.wait_for_everyone()
+        return summary
+
+    @property
+    def _selects(self) -> bool:
+        """Whether validation chooses the weights: it is of source classes, and says nothing of what is adversarial."""
+        return self.valid_sampler is not None and self.adversary is None
+
+    # ------------------------------------------------------------------ one outer step
+    def _step(self) -> dict[str, float]:
+        config, state = self.config, self.state
+        first = state.step * config.meta_batch_size
+        how = multi_step_weights(config, self.learner.settings.inner_steps, state.step)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.learner.loss_scale = state.loss_scale
+        sizes = [p.numel() for p in self.parameters.values()]
+        size, flags = sum(sizes), config.meta_batch_size
+        # One buffer for one all-reduce: the gradients, then loss, correct, queries, then one flag a bad episode.
+        buffer = torch.zeros(size + 3 + flags, device=self.accelerator.device)
+        total = dict(zip(self.parameters, buffer[:size].split(sizes), strict=True))
+        for number in range(rank, config.meta_batch_size, processes):
+            episode = with_names(self.sampler[first + number], self.names)
+            result = run_episode(self.learner, episode, *how)
+            gradients = [*result.gradients.items(), *self._against(episode, first + number)]
+            if not _finite([result.loss, *(gradient for _, gradient in gradients)]):
+                buffer[size + 3 + number] = 1.0
+                continue
+            for name, gradient in gradients:
+                total[name].add_(gradient.flatten())
+            buffer[size] += result.loss
+            buffer[size + 1] += result.correct
+            buffer[size + 2] += len(episode.query)
+        buffer = self.accelerator.reduce(buffer, "sum")
+        bad = [bool(flag) for flag in buffer[size + 3 :].tolist()]
+        self._count_bad(bad, first)
+        loss, correct, queries = buffer[size : size + 3].tolist()
+        good = len(bad) - sum(bad)
+        if good:
+            self._update(buffer[:size] / good)
+        self.scheduler.step()
+        state.step += 1
+        if not good:
+            return {"loss": math.nan, "accuracy": math.nan}
+        return {"loss": round(loss / good, 4), "accuracy": round(correct / queries, 4)}
+
+    def _against(self, episode: Episode, number: int) -> Iterable[tuple[str, Tensor]]:
+        """The gradients of adversarial training, where there is any."""
+        if not self.adversary:
+            return ()
+        weight = adversarial_weight(self.config.adversarial, self.state.step, self.config.meta_steps)
+        return self.adversary.gradients(self.learner, episode.query.texts, number, weight, self.parameters).items()
+
+    def _update(self, flat: Tensor) -> None:
+        parts = flat.split([p.numel() for p in self.parameters.values()])
+        for parameter, gradient in zip(self.parameters.values(), parts, strict=True):
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
+        encoder = [p for name, p in self.parameters.items() if name.startswith("encoder.")]
+        torch.nn.utils.clip_grad_norm_(encoder, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _count_bad(self, bad: list[bool], first: int) -> None:
+        state = self.state
+        # In float16 a smaller loss scale may mend it, so such an episode is not held against the run.
+        overflow = self.learner.autocast_dtype is torch.float16 and state.loss_scale > 1.0
+        for number, is_bad in enumerate(bad):
+            state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not overflow else 0
+            if is_bad:
+                state.skipped += 1
+                logger.warning("episode %d has a non-finite loss or gradient and is skipped", first + number)
+            if state.bad_in_a_row >= _BAD_IN_A_ROW:
+                raise FloatingPointError(
+                    f"{_BAD_IN_A_ROW} episodes in a row had a non-finite loss or gradient, the last is number "
+                    f"{first + number}: lower --inner-lr or --outer-lr, or use --mixed-precision bf16 or no"
+                )
+        if self.learner.autocast_dtype is torch.float16:
+            state.steps_since_scale += 1
+            if any(bad):
+                state.loss_scale, state.steps_since_scale = max(state.loss_scale / 2, 1.0), 0
+            elif state.steps_since_scale == _STEPS_BEFORE_LARGER_SCALE:
+                state.loss_scale, state.steps_since_scale = state.loss_scale * 2, 0
+
+    def _validate(self) -> dict[str, float]:
+        assert self.valid_sampler
+        state, config = self.state, self.config
+        totals = torch.zeros(3, device=self.accelerator.device)
+        for number in range(self.accelerator.process_index, config.eval_episodes, self.accelerator.num_processes):
+            episode = with_names(self.valid_sampler[number], self.names)
+            loss, correct = evaluate_episode(self.learner, episode)
+            totals += torch.stack([loss.float(), correct.float(), loss.new_tensor(len(episode.query)).float()])
+        loss_sum, correct_sum, queries = self.accelerator.reduce(totals, "sum").tolist()
+        figures = {"valid_loss": loss_sum / config.eval_episodes, "valid_accuracy": correct_sum / queries}
+        self.history.append({"step": state.step} | figures)
+        state.validations_since_best += 1
+        if (figures["valid_accuracy"], -figures["valid_loss"]) > (state.best_accuracy, -state.best_loss):
+            state.best_accuracy, state.best_loss = figures["valid_accuracy"], figures["valid_loss"]
+            state.best_step, state.validations_since_best = state.step, 0
+        logger.info("step %d: validation accuracy %.4f, loss %.4f", state.step, *reversed(list(figures.values())))
+        return figures
+
+    # ------------------------------------------------------------------ optimiser
+    def _groups(self) -> list[dict[str, Any]]:
+        config = self.config
+
+        def kind(name: str, parameter: Tensor) -> tuple[float, float]:
+            if name.startswith("encoder."):
+                return config.outer_lr, config.weight_decay if parameter.ndim > 1 else 0.0
+            learned = name in ("head.weight", "head.bias") or name.startswith(ADVERSARY_PREFIX)
+            return config.head_lr if learned else config.rate_lr, 0.0
+
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            groups.setdefault(kind(name, parameter), []).append(parameter)
+        return [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
+
+    def _schedule(self, step: int) -> float:
+        return learning_rate(step, self.config.meta_steps, self.config.warmup_fraction)
+
+    # ------------------------------------------------------------------ checkpoints
+    def _save(self, folder: Path) -> None:
+        """Writes a checkpoint, then removes those that are neither the last nor the best."""
+        if self.accelerator.is_main_process:
+            save_checkpoint(folder, self.parameters, self.optimizer, self.state, self.history, self._tracked_config())
+            prune_checkpoints(folder.parent, {folder, step_folder(folder.parent.parent, self.state.best_step)})
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, folder: Path) -> None:
+        self.state, self.history = load_checkpoint(folder, self.optimizer, self._tracked_config())
+        self._set_weights(read_weights(folder, self.accelerator.device))
+        self.scheduler.last_epoch = self.state.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self._schedule(self.state.step)
+
+    def _set_weights(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+
+    @cached_property
+    def _domains(self) -> tuple[str, str]:
+        valid = self.valid_sampler
+        return describe_domains(self.sampler.domains), describe_domains(valid.domains) if valid else ""
+
+    def _tracked_config(self) -> dict[str, Any]:
+        sampler = self.sampler
+        own = {name: getattr(sampler, name) for name in SAMPLER}
+        own["encoder"] = self.learner.base_model
+        own["domains"], own["valid_domains"] = self._domains
+        own["target_texts"] = fingerprint(self.adversary.texts) if self.adversary else ""
+        settings = dataclasses.asdict(self.learner.settings)
+        settings["classes"] = ", ".join(settings["classes"])
+        return dataclasses.asdict(self.config) | own | settings
+
+    def _finish(self, summary: dict[str, Any]) -> None:
+        """The learner's files go into the output, its metadata last: their presence says that the run is complete."""
+        if self.config.tracker:
+            self.accelerator.end_training()
+        if not self.output or not self.accelerator.is_main_process:
+            return
+        write_json(self.output / "training.json", summary | {"config": self._tracked_config()})
+        part = self.output / ".learner.part"
+        for left in self.output.glob(".*learner.part*"):  # by a run that was killed here
+            shutil.rmtree(left)
+        self.learner.save_pretrained(part)
+        for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
+            file.replace(self.output / file.name)
+        part.rmdir()
+        if self._replaced.exists():
+            shutil.rmtree(self._replaced)
+
+    @property
+    def _replaced(self) -> Path:
+        """Where the run that this one replaces is until this one is finished."""
+        assert self.output
+        return self.output.with_name(f".{self.output.name}.replaced")
+
+    def _set_aside(self) -> None:
+        assert self.output
+        if self._replaced.exists():
+            shutil.rmtree(self.output)  # an interrupted run, which was to replace what is there
+        else:
+            self.output.rename(self._replaced)
+        logger.info("what is replaced is kept in %s until the new learner is there", self._replaced)
+
+
+def check_method(config: TrainConfig, settings: LearnerSettings, precision: str) -> None:
+    """Refuses options that would do nothing, or harm, with the learner's method.
+
+    Raises:
+        InputError: naming the option and what it needs.
+    """
+    if config.multi_step_fraction and (settings.algorithm != "maml" or settings.inner_steps < 2):
+        raise InputError("multi_step_fraction needs algorithm='maml' and at least two inner_steps")
+    if config.first_order_fraction and settings.second_order_steps == 0:
+        raise InputError("first_order_fraction needs second_order_steps above 0: all steps are first-order already")
+    differences = settings.hvp != "exact" and (settings.second_order_steps or settings.algorithm == "imaml")
+    if differences and precision != "no":
+        raise InputError(
+            f"hvp={settings.hvp!r} needs full precision, and {precision} would round the difference away: "
+            "take hvp='exact', or mixed_precision='no'"
+        )
+
+
+def _finite(tensors: list[Tensor]) -> bool:
+    return bool(torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors)]).sum()))
