@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from metatext import maml as maml
     from metatext.adaptation.estimator import FewShotClassifier as FewShotClassifier
     from metatext.data.domains import Domain as Domain
+    from metatext.data.episode_sampler import EpisodeSampler as EpisodeSampler
     from metatext.data.episodes import Episode as Episode
-    from metatext.data.episodes import EpisodeSampler as EpisodeSampler
     from metatext.errors import InputError as InputError
     from metatext.learners.learner import Learner as Learner
     from metatext.training.settings import TrainConfig as TrainConfig
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Domain": "metatext.data.domains",
     "Episode": "metatext.data.episodes",
-    "EpisodeSampler": "metatext.data.episodes",
+    "EpisodeSampler": "metatext.data.episode_sampler",
     "FewShotClassifier": "metatext.adaptation.estimator",
     "InputError": "metatext.errors",
     "Learner": "metatext.learners.learner",

@@ -404,7 +404,9 @@ def test_folder_that_metatext_did_not_save(tmp_path: Path, files: dict[str, str]
 
 
 def test_import_is_light() -> None:
-    code = "import sys, metatext.hub.export; assert not {'huggingface_hub', 'torch', 'transformers'} & sys.modules.keys()"
+    code = (
+        "import sys, metatext.hub.export; assert not {'huggingface_hub', 'torch', 'transformers'} & sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 

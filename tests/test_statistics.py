@@ -71,6 +71,9 @@ def test_calibration_error_falls_to_zero_where_probabilities_are_true() -> None:
 
 
 def test_statistics_need_no_torch() -> None:
-    code = "import sys, metatext.evaluation.statistics, metatext.evaluation.plot; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, metatext.evaluation.statistics, metatext.evaluation.plot\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

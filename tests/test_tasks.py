@@ -10,7 +10,8 @@ import pytest
 from conftest import TOPICS, make_domain
 
 from metatext import Domain, Episode, EpisodeSampler, InputError
-from metatext.data.episodes import Examples, distinct_texts, split_classes, with_names
+from metatext.data.episode_sampler import distinct_texts, split_classes
+from metatext.data.episodes import Examples, with_names
 
 
 def domain_of(name: str, **texts: int | list[str]) -> Domain:

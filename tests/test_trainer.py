@@ -25,8 +25,8 @@ from metatext import Domain, Episode, EpisodeSampler, InputError, Learner, MetaT
 from metatext.data.settings import EpisodeSettings
 from metatext.learners.meta_gradient import EpisodeResult, evaluate_episode, outer_loss, run_episode
 from metatext.learners.settings import LearnerSettings
+from metatext.training import loss_scale, trainer
 from metatext.training import run as training_run
-from metatext.training import trainer
 from metatext.training.checkpoints import RunState
 from metatext.training.run_folder import check_output
 from metatext.training.scale_calibration import calibrate_scale
@@ -591,11 +591,11 @@ def test_fp16_trains(tiny_bert: Path, fresh_accelerate: None) -> None:
 def test_the_float16_loss_scale_halves_after_a_bad_step_and_grows_again(
     tiny_bert: Path, fresh_accelerate: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_STEPS_BEFORE_LARGER_SCALE", 3)
+    monkeypatch.setattr(loss_scale, "_STEPS_BEFORE_LARGER_SCALE", 3)
     job = make_trainer(tiny_bert, mixed_precision="fp16")
     scales = []
     for bad in ([False, True], [False, False], [False, False], [False, False], [True, True]):
-        job._count_bad(bad, 0)
+        loss_scale.count_bad_episodes(job.state, bad, 0, float16=True)
         scales.append(job.state.loss_scale)
     assert scales == [2048.0, 2048.0, 2048.0, 4096.0, 2048.0]
 

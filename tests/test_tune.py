@@ -15,7 +15,8 @@ from metatext import FewShotClassifier, Learner
 from metatext.adaptation.adapt import adapt, fine_tuning_epochs
 from metatext.adaptation.fine_tuning import EPOCHS, fine_tuned
 from metatext.adaptation.prototypes import CentredFeatures
-from metatext.adaptation.start_selection import Start, choose_start
+from metatext.adaptation.start import Start
+from metatext.adaptation.start_selection import choose_start
 from metatext.data.episodes import Examples
 from metatext.errors import InputError
 from metatext.learners.settings import LearnerSettings

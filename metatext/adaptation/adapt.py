@@ -15,7 +15,8 @@ from torch import Tensor
 
 from metatext.adaptation.fine_tuning import EPOCHS, MIN_TEXTS, fine_tuned
 from metatext.adaptation.inference import predict
-from metatext.adaptation.start_selection import Start, choose_start, unreadable_labels
+from metatext.adaptation.start import Start
+from metatext.adaptation.start_selection import choose_start, unreadable_labels
 from metatext.data.class_names import check_class_names, class_names_for, near_duplicates
 from metatext.data.columns import checked_texts
 from metatext.data.episodes import Examples
@@ -92,33 +93,16 @@ def adapt(
             a learned head.
     """
     classes = sorted(set(labels))
-    for what, number in (("steps", steps), ("epochs", epochs)):
-        if number is not None and number < 0:
-            raise InputError(f"{what} must be 0 or more, got {number}")
-    if not learner.meta_trained:
-        logger.warning("%s is a plain encoder: nothing was meta-learned, only adapted", learner.base_model)
-    if not classes:
-        raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
-    if len(classes) < 2:
-        raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
+    _check_request(learner, classes, steps, epochs)
     check_class_names(class_names or {}, classes)
     _check_start(learner, blend, class_names, epochs, unlabelled)
     labelled = set(texts)
     unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in labelled]
     _warn_of_texts(learner, texts, labels, classes)
     names = class_names_for(classes, class_names)
-    if not isinstance(learner.head, LinearHead) and (labels_unread := unreadable_labels(learner, classes, names)):
-        logger.warning(
-            "the encoder has no words for what these labels are called, so their names are not used: %s; "
-            "say it in its language (--class-names label=name, in Python class_names)",
-            quote_list(labels_unread),
-        )
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose_start(learner, support, classes, names, blend)
-    meant = class_names or {}  # where a name is empty on purpose, too
-    nameless = [label for label, name in zip(classes, names, strict=True) if not name and label not in meant]
-    if nameless and start and start.weight and not start.shared:
-        logger.warning("these labels do not say what they are and have no name, as others do: %s", quote_list(nameless))
+    _warn_of_names(learner, classes, names, class_names or {}, start)
     epochs = fine_tuning_epochs(support, start, steps, epochs)
     with adapted_learner(learner, support, classes, start, steps, epochs, unlabelled) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
@@ -168,6 +152,19 @@ def adapted_learner(
         yield layer
 
 
+def _check_request(learner: Learner, classes: Sequence[str], steps: int | None, epochs: int | None) -> None:
+    """Refuses numbers below 0 and fewer than two classes; warns of an encoder that was never meta-trained."""
+    for what, number in (("steps", steps), ("epochs", epochs)):
+        if number is not None and number < 0:
+            raise InputError(f"{what} must be 0 or more, got {number}")
+    if not learner.meta_trained:
+        logger.warning("%s is a plain encoder: nothing was meta-learned, only adapted", learner.base_model)
+    if not classes:
+        raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
+    if len(classes) < 2:
+        raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
+
+
 def _check_start(
     learner: Learner,
     blend: float | None,
@@ -194,6 +191,21 @@ def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str]
     most = learner.tokens.max_length
     if cut := sum(len(ids) >= most for ids in learner.tokens.ids(texts)):
         logger.info("%d of the %d texts reach %d tokens, where they are cut (max_length)", cut, len(texts), most)
+
+
+def _warn_of_names(
+    learner: Learner, classes: Sequence[str], names: Sequence[str], given: Mapping[str, str], start: Start | None
+) -> None:
+    """Says which labels have a name that the encoder cannot read, and which have none beside others that do."""
+    if not isinstance(learner.head, LinearHead) and (unread := unreadable_labels(learner, classes, names)):
+        logger.warning(
+            "the encoder has no words for what these labels are called, so their names are not used: %s; "
+            "say it in its language (--class-names label=name, in Python class_names)",
+            quote_list(unread),
+        )
+    nameless = [label for label, name in zip(classes, names, strict=True) if not name and label not in given]
+    if nameless and start and start.weight and not start.shared:
+        logger.warning("these labels do not say what they are and have no name, as others do: %s", quote_list(nameless))
 
 
 def _tied(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
 from metatext.adaptation.prototypes import CentredFeatures
-from metatext.adaptation.start_selection import Start
+from metatext.adaptation.start import Start
 from metatext.core.in_place import in_scratch_memory
 from metatext.data.episodes import Examples
 from metatext.learners.heads import LinearLayer

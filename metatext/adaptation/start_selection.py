@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from metatext.adaptation.prototypes import CentredFeatures, SourceCentre
+from metatext.adaptation.start import Start
 from metatext.data.class_names import fold_case, readable_names
 from metatext.data.episodes import Examples
-from metatext.learners.heads import LinearLayer, PrototypeHead
+from metatext.learners.heads import PrototypeHead
 from metatext.learners.learner import Learner
 from metatext.learners.weight_blending import BLENDS, blended
 
@@ -33,19 +34,6 @@ _WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # of what was known before, in texts
 _WEIGHT, _SHARE = 2.0, 0.5  # where no class has two texts
 _DOUBT = -0.5  # nats of evidence below which what was known is left out, where no class has two texts
 _SHARED_DOUBT = -4.5  # the same where the sources have all classes
-
-
-class Start(NamedTuple):
-    """Where the inner loop starts."""
-
-    share: float  # of the meta-trained weights in the encoder
-    weight: float  # of what was known of the classes before, in texts
-    known: Tensor  # that, (classes, hidden)
-    shared: bool  # whether the sources have all classes
-    middle: SourceCentre | None  # of the classes, where they do
-    scale: float  # of the cosines in the logits while the encoder is fine-tuned
-    calibrated: float  # their scale in the classifier
-    layer: LinearLayer  # on the features of the blended encoder
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from tyro.conf import OmitArgPrefixes, Positional
 from metatext.data.settings import Table
 from metatext.data.user_files import read_domains, read_unlabelled
 from metatext.errors import InputError
-from metatext.files import absolute, write_json
 from metatext.search.settings import SearchSettings
 from metatext.training.job import Job
 from metatext.training.settings import PretrainSettings
@@ -60,6 +58,7 @@ class Train(Job):
         from accelerate import PartialState
 
         from metatext.training.run import train
+        from metatext.training.source_note import write_source_note
 
         if not self.config.output:
             raise InputError("name a folder for the run: --output runs/name")
@@ -67,10 +66,7 @@ class Train(Job):
         summary = train(domains, self.encoder, self.learner, self.episodes, self.config, target_texts=texts)
         if not PartialState().is_main_process:
             return
-        write_json(
-            Path(self.config.output) / "sources.json",
-            [{"path": absolute(path)} | dataclasses.asdict(self.table) for path in self.source],
-        )
+        write_source_note(Path(self.config.output), self.source, self.table)
         chosen = summary["validation"] and not self.config.adversarial
         found = f", best validation accuracy {summary['best_accuracy']:.3f}" if chosen else ""
         print(f"{self.config.output}: {summary['step']} meta-steps in {summary['seconds']:.0f} s{found}")

@@ -160,7 +160,8 @@ class Evaluate:
 
     def run(self) -> None:
         """Reads everything before anything is written."""
-        from metatext.evaluation.run import evaluate, evaluation_files, read_sources
+        from metatext.evaluation.run import evaluate, evaluation_files
+        from metatext.training.source_note import read_noted_sources
 
         files = evaluation_files(Path(self.output), self.settings.plot)
         for file in files:
@@ -169,7 +170,9 @@ class Evaluate:
             raise InputError("name one or more learners to evaluate: metatext evaluate runs/news --target ...")
         target = read_domain(self.target, self.table)
         test = read_domain(self.settings.test, self.table) if self.settings.test else None
-        sources = read_domains(self.source, self.table) or read_sources(self.runs[0], self.settings.methods)
+        sources = read_domains(self.source, self.table)
+        if not sources and {"source", "joint"} & set(self.settings.methods):
+            sources = read_noted_sources(self.runs[0])
         result = evaluate(
             list(self.runs), target, sources, self.settings, test, Path(self.output), progress=self.progress
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from metatext.encoders.sequence_classifier import check_supported
 from metatext.errors import InputError
 
 
@@ -42,3 +44,26 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+def load_encoder(folder: Path, name: str | Path) -> Any:
+    """The pretrained encoder of a folder, in float32.
+
+    Args:
+        folder: holds the model in safetensors format.
+        name: what errors call it.
+
+    Raises:
+        InputError: an architecture that is not supported, or weights that are missing.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    with loading(name, "encoder"):
+        check_supported(AutoConfig.from_pretrained(str(folder)), str(name))
+        encoder, loaded = AutoModel.from_pretrained(
+            str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    # an encoder saved without its pooler is fine: it is not used
+    if missing := sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler.")):
+        raise InputError(f"{name} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
+    return encoder

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,22 @@ from metatext._version import __version__
 from metatext.data.class_names import check_class_names, parse_class_names
 from metatext.data.domains import Domain
 from metatext.data.fingerprints import fingerprint
-from metatext.data.settings import Table
-from metatext.data.user_files import read_domains
 from metatext.encoders.transformers_loading import default_device
 from metatext.errors import InputError, quote_list
 from metatext.evaluation.joint_training import load_or_train_joint
 from metatext.evaluation.judging import run_methods
 from metatext.evaluation.methods import METHODS, make_methods
 from metatext.evaluation.plot import plot_accuracy, pyplot
+from metatext.evaluation.records import Record
 from metatext.evaluation.report import class_tables, compare, differences, is_row_of, summarise, summary_table
 from metatext.evaluation.resume_key import fingerprint_of_weights, reading_settings, resume_log
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import Draw, make_draws, official_draws, unlabelled_texts
 from metatext.files import write_json, write_text
-from metatext.hub.model_folder import read_metadata
 from metatext.learners.heads import LinearHead
 from metatext.learners.learner import Learner
 
 logger = logging.getLogger(__name__)
-
-
-def read_sources(run: str, methods: Sequence[str]) -> list[Domain]:
-    """The source domains that a run was trained on; none where no method asks for them."""
-    if not {"source", "joint"} & set(methods):
-        return []
-    if read_metadata(Path(run)).get("kind") == "classifier":
-        raise InputError(f"{run} holds a classifier, but what is needed is a learner, which metatext train writes")
-    path = Path(run) / "sources.json"
-    if not path.exists():
-        raise InputError(f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl")
-    domains = list[Domain]()
-    for entry in json.loads(path.read_text(encoding="utf-8")):
-        place = entry.pop("path")
-        domains += read_domains([place], Table(**entry | {"clean": tuple(entry["clean"])}))
-    return domains
 
 
 def evaluation_files(output: Path, plot: bool = False) -> list[Path]:
@@ -78,47 +59,35 @@ def evaluate(
 ) -> dict[str, Any]:
     """Judges the learners in `runs` and the baselines on the same draws of `target`.
 
-    Results are kept beside `output` as they come, so that the same evaluation, interrupted, goes on where it was; the
-    finished result is written to `output` as JSON, and to a file with suffix .md the table, the differences and how
-    well each class is told. With `supports`, those of an official split, each is the support of a draw in place of
-    random ones, and `test` is needed. The source classifier is left out where the target has other classes than the
-    sources.
+    Results are kept beside `output` as they come, so that the same evaluation, interrupted, goes on where it was. The
+    finished result is written to `output` as JSON, and the report (the table, the differences, each class's scores) to
+    a file with suffix .md. The source classifier is left out where the target has other classes than the sources.
+
+    Args:
+        runs: folders or Hub ids of learners.
+        target: the labelled target.
+        sources: the domains that joint training and the source classifier are trained on.
+        settings: methods, draws and baselines.
+        test: judge on these texts; by default on target rows that are not in the support.
+        output: JSON file; without one nothing is written.
+        supports: the supports of an official split, a draw each in place of random ones; `test` is needed.
+        progress: show a progress bar.
 
     Returns:
         The printed table and differences, the table's rows, comparisons of learners with all rows, every single result,
         and under which settings and versions they were obtained.
+
+    Raises:
+        InputError: settings that do not go together, or with the target; learners with different encoders.
     """
     files = evaluation_files(output, settings.plot) if output else []
     check_class_names(parse_class_names(settings.class_names), target.classes)
     if settings.plot:
         pyplot()  # says now if it is missing
-    if supports:
-        if test is None or "unlabelled" in settings.methods:
-            raise InputError("an official split needs test texts, and has no unlabelled rows to offer")
-        logger.info("%d official supports are the draws; shots, draws and ways are not used", len(supports))
-        draws = official_draws(supports, test, settings.test_size)
-    else:
-        draws = make_draws(
-            target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
-        )
-    if "unlabelled" in settings.methods:
-        for draw in draws:  # refuses a target with too few rows, before hours of baselines
-            unlabelled_texts(target, sorted({label for _, label in draw.support}), set(draw.texts))
-    learners: dict[str, Learner] = {}
-    for run in runs:
-        learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))
-        if isinstance(learner.head, LinearHead):
-            learner.head.start(target.classes)  # refuses labels that it does not know, before hours of baselines
-        name = learner.method
-        learners[name if name not in learners else f"{name} ({run})"] = learner
+    draws = _draws(target, settings, test, supports)
+    learners = _load_learners(runs, target, settings)
     first = next(iter(learners.values()))
     view = reading_settings(first)
-    for name, learner in learners.items():
-        if (learner.base_model, reading_settings(learner)) != (first.base_model, view):
-            raise InputError(
-                f"{name!r} and {next(iter(learners))!r} have other encoders, or read texts in other ways: "
-                "the baselines would be those of the one only; evaluate them apart"
-            )
     _warn_of_known_texts(draws, sources)
 
     @cache
@@ -129,51 +98,54 @@ def evaluate(
     def joint() -> Learner:
         return load_or_train_joint(encoder(), sources, settings)
 
-    shared = set(target.classes) <= {name for domain in sources for name in domain.classes}
-    wanted = settings
-    if not shared and "source" in settings.methods:
-        unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
-        logger.warning("no row for the source classifier: the sources have no class %s", quote_list(unknown))
-        wanted = dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
     log = resume_log(output, draws, first.base_model, view, [target, *sources], settings) if output else None
-    methods = make_methods(wanted, target, encoder, joint, learners)
+    methods = make_methods(_with_known_classes(settings, target, sources), target, encoder, joint, learners)
     if not methods:
         raise InputError("no method is left to evaluate: name others with --methods")
     digests = {name: fingerprint_of_weights(learner) for name, learner in learners.items()}
     weights = {row: held for name, held in digests.items() for row in methods if is_row_of(row, [name])}
     records = run_methods(methods, draws, progress, log, weights)
-    rows, comparisons = summarise(records), compare(records, list(learners))
-    result: dict[str, Any] = {
-        "target": target.name,
-        "target_rows": len(target),
-        "classes": target.classes,
-        "encoder": Path(first.base_model).name,
-        "sources": first.sources,
-        "settings": dataclasses.asdict(settings),
-        "official_supports": len(supports),
-        "draws_sha256": {
-            str(shots): fingerprint([[dataclasses.asdict(draw) for draw in draws if draw.shots == shots]])
-            for shots in sorted({draw.shots for draw in draws})
-        },
-        "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
-        "machine": _machine(first.device),
-        "versions": {"metatext": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "table": summary_table(rows),
-        "differences": differences(rows, comparisons, list(learners), METHODS["finetune"]),
-        "rows": rows,
-        "comparisons": comparisons,
-        "records": [{key: value for key, value in r.items() if key != "confusion"} for r in records],  # in rows
-    }
-    if output and log:
-        sentences = "\n".join(f"- {sentence}" for sentence in result["differences"])
-        parts = [result["table"], sentences, class_tables(rows, list(learners))]
-        place, report, *figures = files
-        write_text(report, "\n\n".join(part for part in parts if part) + "\n")
-        for path in figures:
-            plot_accuracy(path, rows)
-        write_json(place, result)
+    result = _provenance(target, learners, draws, settings, supports) | _findings(records, list(learners))
+    if log:
+        _write(files, result, list(learners))
         log.unlink()
     return result
+
+
+def _draws(target: Domain, settings: EvaluateSettings, test: Domain | None, supports: Sequence[Domain]) -> list[Draw]:
+    """The draws of an evaluation, those of an official split where there are `supports`."""
+    if supports:
+        if test is None or "unlabelled" in settings.methods:
+            raise InputError("an official split needs test texts, and has no unlabelled rows to offer")
+        logger.info("%d official supports are the draws; shots, draws and ways are not used", len(supports))
+        return official_draws(supports, test, settings.test_size)
+    draws = make_draws(
+        target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
+    )
+    if "unlabelled" in settings.methods:
+        for draw in draws:  # refuses a target with too few rows, before hours of baselines
+            unlabelled_texts(target, sorted({label for _, label in draw.support}), set(draw.texts))
+    return draws
+
+
+def _load_learners(runs: Sequence[str], target: Domain, settings: EvaluateSettings) -> dict[str, Learner]:
+    """The learners by the name of their row, which all read texts in the same way with the same encoder."""
+    learners: dict[str, Learner] = {}
+    for run in runs:
+        learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))
+        if isinstance(learner.head, LinearHead):
+            learner.head.start(target.classes)  # refuses labels that it does not know, before hours of baselines
+        name = learner.method
+        learners[name if name not in learners else f"{name} ({run})"] = learner
+    first = next(iter(learners))
+    same = learners[first].base_model, reading_settings(learners[first])
+    for name, learner in learners.items():
+        if (learner.base_model, reading_settings(learner)) != same:
+            raise InputError(
+                f"{name!r} and {first!r} have other encoders, or read texts in other ways: "
+                "the baselines would be those of the one only; evaluate them apart"
+            )
+    return learners
 
 
 def _load(name: str, settings: EvaluateSettings, **options: Any) -> Learner:
@@ -181,6 +153,15 @@ def _load(name: str, settings: EvaluateSettings, **options: Any) -> Learner:
     learner = Learner.from_pretrained(name, **options).to(default_device())
     learner.autocast_dtype = torch.bfloat16 if settings.precision == "bf16" else None
     return learner
+
+
+def _with_known_classes(settings: EvaluateSettings, target: Domain, sources: Sequence[Domain]) -> EvaluateSettings:
+    """The settings without the source classifier, where the sources lack a class of the target."""
+    unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
+    if not unknown or "source" not in settings.methods:
+        return settings
+    logger.warning("no row for the source classifier: the sources have no class %s", quote_list(unknown))
+    return dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
 
 
 def _warn_of_known_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> None:
@@ -195,6 +176,60 @@ def _warn_of_known_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> No
         )
 
 
+def _provenance(
+    target: Domain,
+    learners: Mapping[str, Learner],
+    draws: Sequence[Draw],
+    settings: EvaluateSettings,
+    supports: Sequence[Domain],
+) -> dict[str, Any]:
+    """What was judged, how, and where."""
+    first = next(iter(learners.values()))
+    return {
+        "target": target.name,
+        "target_rows": len(target),
+        "classes": target.classes,
+        "encoder": Path(first.base_model).name,
+        "sources": first.sources,
+        "settings": dataclasses.asdict(settings),
+        "official_supports": len(supports),
+        "draws_sha256": {
+            str(shots): fingerprint([[dataclasses.asdict(draw) for draw in draws if draw.shots == shots]])
+            for shots in sorted({draw.shots for draw in draws})
+        },
+        "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
+        "machine": _machine(first.device),
+        "versions": {
+            "metatext": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
 def _machine(device: torch.device) -> str:
     cores = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
     return f"{cores}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else cores
+
+
+def _findings(records: Sequence[Record], learners: Sequence[str]) -> dict[str, Any]:
+    """The table of the records, its differences, and the records themselves."""
+    rows, comparisons = summarise(records), compare(records, learners)
+    return {
+        "table": summary_table(rows),
+        "differences": differences(rows, comparisons, learners, METHODS["finetune"]),
+        "rows": rows,
+        "comparisons": comparisons,
+        "records": [{key: value for key, value in r.items() if key != "confusion"} for r in records],  # in rows
+    }
+
+
+def _write(files: Sequence[Path], result: dict[str, Any], learners: Sequence[str]) -> None:
+    """Writes the report and the figure, and the result last: its presence says that the evaluation is complete."""
+    place, report, *figures = files
+    sentences = "\n".join(f"- {sentence}" for sentence in result["differences"])
+    parts = [result["table"], sentences, class_tables(result["rows"], learners)]
+    write_text(report, "\n\n".join(part for part in parts if part) + "\n")
+    for path in figures:
+        plot_accuracy(path, result["rows"])
+    write_json(place, result)

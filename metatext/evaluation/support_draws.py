@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from metatext.data.domains import Domain
-from metatext.data.episodes import distinct_texts
+from metatext.data.episode_sampler import distinct_texts
 from metatext.errors import InputError, suggest
 
 
@@ -59,30 +59,15 @@ def make_draws(
         raise InputError(f"draws must be at least 2 for a confidence interval, got {draws}")
     if not shots or min(shots) < 1:
         raise InputError(f"shots must be numbers of labelled texts per class, at least 1, got {list(shots)}")
-    most, rng = max(shots), np.random.default_rng([seed, draws])
     pool = distinct_texts(target)
-    if len(pool) < 2:
-        raise InputError(f"{target.name!r} has only one class, {target.classes[0]!r}: there is nothing to tell apart")
-    if ways and not 2 <= ways <= len(pool):
-        raise InputError(f"ways must be from 2 to the {len(pool)} classes of {target.name!r}, got {ways}")
+    _check_classes(pool, target, test, ways)
+    most, rng = max(shots), np.random.default_rng([seed, draws])
     size = round(test_size * len(pool) / ways) if ways else test_size  # so that a draw's classes have test_size of them
-    if test:
-        for label in sorted(set(test.classes) - set(pool)):
-            raise InputError(
-                f"{test.name!r} has texts of class {label!r}, which {target.name!r} has not; "
-                f"{suggest(label, sorted(pool))}"
-            )
     held = _test_rows(distinct_texts(test) if test else pool, None if test else most, size, rng)
     if held:
         kept = {text for text, _ in held}
         pool = {name: [text for text in texts if text not in kept] for name, texts in pool.items()}
-    for name, texts in pool.items():
-        need = most if held else most + 1
-        if len(texts) < need:
-            raise InputError(
-                f"class {name!r} of {target.name!r} has too few distinct texts, {len(texts)}: {most} shots need {need} "
-                "to draw from; lower --shots, or take the class's rows out of the file"
-            )
+    _check_sizes(pool, target, most, bool(held))
     result = []
     for number in range(draws):
         names = sorted(rng.choice(sorted(pool), size=ways, replace=False)) if ways else sorted(pool)
@@ -95,6 +80,31 @@ def make_draws(
             support = [(text, name) for name in names for text in chosen[name][:k]]
             result.append(Draw(number, k, support, judged))
     return result
+
+
+def _check_classes(pool: Mapping[str, Sequence[str]], target: Domain, test: Domain | None, ways: int | None) -> None:
+    """Refuses a target whose classes do not serve the draws."""
+    if len(pool) < 2:
+        raise InputError(f"{target.name!r} has only one class, {target.classes[0]!r}: there is nothing to tell apart")
+    if ways and not 2 <= ways <= len(pool):
+        raise InputError(f"ways must be from 2 to the {len(pool)} classes of {target.name!r}, got {ways}")
+    if test:
+        for label in sorted(set(test.classes) - set(pool)):
+            raise InputError(
+                f"{test.name!r} has texts of class {label!r}, which {target.name!r} has not; "
+                f"{suggest(label, sorted(pool))}"
+            )
+
+
+def _check_sizes(pool: Mapping[str, Sequence[str]], target: Domain, most: int, test_apart: bool) -> None:
+    """Refuses a target with a class of too few distinct texts for `most` shots."""
+    need = most if test_apart else most + 1
+    for name, texts in pool.items():
+        if len(texts) < need:
+            raise InputError(
+                f"class {name!r} of {target.name!r} has too few distinct texts, {len(texts)}: {most} shots need {need} "
+                "to draw from; lower --shots, or take the class's rows out of the file"
+            )
 
 
 def official_draws(supports: Sequence[Domain], test: Domain, test_size: int = 1000) -> list[Draw]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy, layer_norm
+from torch.nn.functional import cross_entropy
 
 from metatext._version import __version__
 from metatext.core.gradients import Rates
@@ -22,22 +21,24 @@ from metatext.encoders.architectures import ARCHITECTURES, first_position, posit
 from metatext.encoders.layer_split import split_at
 from metatext.encoders.lora import adapter_state, add_adapters, base_state
 from metatext.encoders.packing import Batch
-from metatext.encoders.sequence_classifier import check_supported
+from metatext.encoders.pooling import pool
 from metatext.encoders.tokenization import TokenCache, load_tokenizer
-from metatext.encoders.transformers_loading import loading
+from metatext.encoders.transformers_loading import load_encoder
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
-from metatext.hub.model_folder import METADATA, read_metadata, resolve_folder
+from metatext.hub.model_folder import METADATA
 from metatext.learners.heads import LinearHead, LinearLayer, PrototypeHead
+from metatext.learners.scope import names_in_scope, rate_group
 from metatext.learners.settings import LearnerSettings
 from metatext.learners.state import (
-    CENTROIDS,
-    PRETRAINED_FILE,
-    PROTOTYPES,
-    STATE_FILE,
     UNTRAINED,
+    LearnerState,
     SourceClasses,
     merge_settings,
+    open_model_folder,
+    read_state,
+    restore_rates,
+    write_state,
 )
 
 logger = logging.getLogger(__name__)
@@ -91,10 +92,10 @@ class Learner(nn.Module):
         self.head: PrototypeHead | LinearHead = (
             PrototypeHead() if settings.head == "prototype" else LinearHead(settings.classes, hidden)
         )
-        self.inner_names = self._names_in_scope()
+        self.inner_names = names_in_scope(encoder, settings.scope)
         if not self.inner_names and not self.head_moves:
             raise InputError("scope='body' moves nothing here: every parameter of the encoder is frozen")
-        self.inner_groups = list(dict.fromkeys([*map(_group, self.inner_names), *self._head_group()]))
+        self.inner_groups = list(dict.fromkeys([*map(rate_group, self.inner_names), *self._head_group()]))
         embeddings = self.encoder.get_input_embeddings()
         uses = [name for name, p in encoder.named_parameters(remove_duplicate=False) if p is embeddings.weight]
         self.table_name, self.padding_row = uses[0], embeddings.padding_idx
@@ -104,7 +105,9 @@ class Learner(nn.Module):
         shapes = [encoder.get_parameter(name).shape for name in self.inner_names]
         if self.head_moves:
             shapes += [torch.Size()] * 2  # a task's layer has a rate for its weight and one for its bias
-        groups = [self.inner_groups.index(group) for group in [*map(_group, self.inner_names), *self._head_group() * 2]]
+        groups = [
+            self.inner_groups.index(group) for group in [*map(rate_group, self.inner_names), *self._head_group() * 2]
+        ]
         table = self.inner_names.index(self.table_name) if self.table_name in self.inner_names else -1
         self.inner_rates = InnerRates(groups, shapes, table)
         logs = self.inner_rates.start(settings.inner_lr, settings.inner_steps, settings.inner_rates == "parameter")
@@ -124,27 +127,9 @@ class Learner(nn.Module):
         Raises:
             InputError: an unknown setting; a folder that holds no model; an architecture that is not supported.
         """
-        from transformers import AutoConfig, AutoModel
-
-        folder = resolve_folder(str(name), revision)
-        saved = read_metadata(folder)
-        if saved and saved.get("kind") != "learner":
-            raise InputError(f"{folder} holds a {saved.get('kind')}, but what is needed is a meta-trained learner")
-        if saved and "settings" not in saved:
-            raise InputError(f"{folder / METADATA} is damaged: it has no settings; save the learner again")
+        folder, saved = open_model_folder(name, revision)
         values = merge_settings(saved.get("settings", {}), settings, name)
-        if not (folder / "config.json").exists():
-            raise InputError(f"{name} holds no model: there is no config.json (expected a learner or an encoder)")
-        if not any(folder.glob("*.safetensors")):
-            raise InputError(f"{name} holds no weights in safetensors format; metatext loads no pickles such as *.bin")
-        with loading(name, "encoder"):
-            check_supported(AutoConfig.from_pretrained(str(folder)), str(name))
-            encoder, loaded = AutoModel.from_pretrained(
-                str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-        # an encoder saved without its pooler is fine: it is not used
-        if missing := sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler.")):
-            raise InputError(f"{name} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
+        encoder = load_encoder(folder, name)
         prefix = "" if saved else values.text_prefix  # a saved tokenizer puts the prefix already
         tokenizer = load_tokenizer(folder, prefix)
         base_model = str(folder.resolve()) if Path(name).exists() else str(name)  # found from any working directory
@@ -152,7 +137,7 @@ class Learner(nn.Module):
         if saved:
             learner.meta_trained = saved.get("method") != UNTRAINED
             learner.sources = saved.get("sources", [])
-            learner._load_state(folder, saved)
+            learner._restore(read_state(folder, saved), saved["settings"])
         else:
             parameters = learner.encoder.named_parameters()
             learner.pretrained = {name: p.detach().to(torch.float16) for name, p in parameters if p.requires_grad}
@@ -164,26 +149,14 @@ class Learner(nn.Module):
         Raises:
             FileExistsError: the folder holds something already and `overwrite` is not set.
         """
-        with new_folder(folder, overwrite) as beside:
-            self._write(beside)
-
-    def _write(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        self.encoder.save_pretrained(folder, state_dict=base_state(self.encoder))
-        self.tokenizer.save_pretrained(folder)
-        state = {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        state |= {f"encoder.{name}": value for name, value in adapter_state(self.encoder).items()}
-        state["log_inner_lr"] = self.log_inner_lr.detach()
-        if self.source_classes:
-            state[PROTOTYPES] = self.source_classes.prototypes
-            if self.source_classes.centroids is not None:
-                state[CENTROIDS] = self.source_classes.centroids
-        save_file({name: value.contiguous().cpu() for name, value in state.items()}, folder / STATE_FILE)
-        if self.pretrained:
-            save_file({name: value.contiguous() for name, value in self.pretrained.items()}, folder / PRETRAINED_FILE)
+        parameters = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        parameters |= {f"encoder.{name}": value for name, value in adapter_state(self.encoder).items()}
         names = self.source_classes.names if self.source_classes else []
-        write_json(folder / METADATA, self.metadata("learner") | {"source_classes": names})
+        with new_folder(folder, overwrite) as beside:
+            self.encoder.save_pretrained(beside, state_dict=base_state(self.encoder))
+            self.tokenizer.save_pretrained(beside)
+            write_state(beside, LearnerState(parameters, self.log_inner_lr, self.source_classes, self.pretrained))
+            write_json(beside / METADATA, self.metadata("learner") | {"source_classes": names})
 
     def metadata(self, kind: str) -> dict[str, Any]:
         """What `metatext.json` says of this learner, or of a classifier adapted from it."""
@@ -201,34 +174,10 @@ class Learner(nn.Module):
             "settings": dataclasses.asdict(shown),
         }
 
-    def _load_state(self, folder: Path, metadata: dict[str, Any]) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        def read(name: str) -> dict[str, Tensor]:
-            try:
-                return load_file(folder / name)
-            except (OSError, SafetensorError) as error:
-                raise InputError(f"the learner in {folder} is damaged: {name} cannot be read; save it again") from error
-
-        state = read(STATE_FILE)
-        if (folder / PRETRAINED_FILE).exists():  # a learner of an earlier version has none
-            self.pretrained = read(PRETRAINED_FILE)
-        if PROTOTYPES in state:
-            remembered = state.pop(PROTOTYPES), state.pop(CENTROIDS, None)
-            self.source_classes = SourceClasses(metadata["source_classes"], *remembered)
-        saved = metadata["settings"]
-        rates = state.pop("log_inner_lr")
-        before, now, mine = dataclasses.asdict(LearnerSettings()) | saved, self.settings, self.log_inner_lr
-        changed = [n for n in ("scope", "inner_lr", "inner_optimizer", "inner_rates") if before[n] != getattr(now, n)]
-        if changed or rates.shape[0] != mine.shape[0]:
-            logger.info("the inner learning rates start anew, with another %s", ", ".join(changed) or "encoder")
-        elif mine.ndim == 1:
-            mine.data.copy_(rates)
-        elif rates.shape[1]:
-            steps = torch.arange(self.settings.inner_steps).clamp(max=rates.shape[1] - 1)
-            mine.data.copy_(rates[:, steps])
-        for name, value in state.items():
+    def _restore(self, state: LearnerState, settings: dict[str, Any]) -> None:
+        self.pretrained, self.source_classes = state.pretrained, state.source_classes
+        restore_rates(self.log_inner_lr.data, state.log_inner_lr, settings, self.settings)
+        for name, value in state.parameters.items():
             self.get_parameter(name).data.copy_(value)
 
     @property
@@ -237,16 +186,6 @@ class Learner(nn.Module):
         return self.settings.method if self.meta_trained else UNTRAINED
 
     # ------------------------------------------------------------------ what the inner loop moves
-    def _names_in_scope(self) -> list[str]:
-        names = [name for name, p in self.encoder.named_parameters() if p.requires_grad]
-        if self.settings.scope == "head":
-            return []
-        if self.settings.scope.startswith("top:"):
-            layers = sorted({number for name in names if (number := _layer(name)) is not None})
-            upper = layers[-int(self.settings.scope[4:]) :]
-            return [name for name in names if _layer(name) in upper]
-        return names
-
     def _head_group(self) -> list[str]:
         return [] if self.settings.scope == "body" else ["head"]
 
@@ -327,7 +266,7 @@ class Learner(nn.Module):
 
     def features(self, batch: Batch, table: Tensor | None = None) -> Tensor:
         """Normalised text vectors (n, hidden), of norm sqrt(hidden); `table` takes the place of the word embeddings."""
-        return self._pooled(self._states(self.encoder, batch, {"input_ids": batch.input_ids}, table), batch)
+        return self._pool(self._states(self.encoder, batch, {"input_ids": batch.input_ids}, table), batch)
 
     def below(self, batch: Batch, table: Tensor | None = None) -> Tensor:
         """What the inner loop does not change: the states (lines, length, hidden) below `above`, or vectors."""
@@ -339,7 +278,7 @@ class Learner(nn.Module):
         """From the output of `below` to `features`."""
         if self.parts is None:
             return below
-        return self._pooled(self._states(self.parts[1], batch, {"inputs_embeds": below}), batch)
+        return self._pool(self._states(self.parts[1], batch, {"inputs_embeds": below}), batch)
 
     def _states(self, module: Any, batch: Batch, inputs: dict[str, Tensor], table: Tensor | None = None) -> Tensor:
         inputs["attention_mask"] = batch.attention_mask
@@ -355,22 +294,8 @@ class Learner(nn.Module):
             weights = {self.table_name: table}
             return functional_call(module, weights, kwargs=inputs, tie_weights=False).last_hidden_state
 
-    def _pooled(self, states: Tensor, batch: Batch) -> Tensor:
-        states = states.to(self.log_inner_lr.dtype)  # (lines, length, hidden)
-        first = self.settings.pooling == "cls"
-        if batch.shared:
-            owner, positions = batch.shared
-            texts = torch.arange(len(batch.rows), device=states.device).unsqueeze(1)
-            tokens = owner.flatten() == texts  # (n, tokens): those that count for a text
-            if first:
-                tokens &= positions.flatten() == 0
-            pooled = (tokens.to(states.dtype) / tokens.sum(1, keepdim=True)) @ states.flatten(0, 1)
-        elif first:
-            pooled = states[:, 0]
-        else:
-            mask = batch.attention_mask.unsqueeze(-1).to(states.dtype)
-            pooled = (states * mask).sum(1) / mask.sum(1)
-        return layer_norm(pooled, pooled.shape[-1:], eps=1e-12)
+    def _pool(self, states: Tensor, batch: Batch) -> Tensor:
+        return pool(states.to(self.log_inner_lr.dtype), batch, self.settings.pooling == "cls")
 
     def loss(self, batch: Batch, labels: Tensor, layer: LinearLayer) -> tuple[Tensor, Tensor]:
         """Summed cross entropy of the batch, and its logits (n, ways)."""
@@ -394,15 +319,3 @@ class Learner(nn.Module):
         """Support texts of each class, (ways,), in the parameters' dtype."""
         labels = torch.cat([labels for _, labels in support.batches])
         return torch.bincount(labels, minlength=ways).to(self.log_inner_lr.dtype)
-
-
-def _layer(name: str) -> int | None:
-    """Number of the transformer layer that a parameter belongs to."""
-    match = re.search(r"\.(\d+)\.", name)
-    return int(match.group(1)) if match else None
-
-
-def _group(name: str) -> str:
-    """Parameters that share an inner learning rate: those of a layer, the embeddings, the rest."""
-    layer = _layer(name)
-    return f"layer {layer}" if layer is not None else name.split(".")[0]

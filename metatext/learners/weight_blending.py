@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from metatext.core.in_place import in_scratch_memory
 from metatext.data.domains import Domain
-from metatext.data.episodes import distinct_texts
+from metatext.data.episode_sampler import distinct_texts
 from metatext.errors import InputError
 from metatext.learners.learner import Learner
 from metatext.learners.state import SourceClasses

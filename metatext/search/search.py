@@ -44,8 +44,7 @@ from metatext.search.settings import SearchSettings
 from metatext.search.study_files import draw_importances, finished, write_best, write_trials
 from metatext.training.job import Job
 from metatext.training.run import make_samplers, train
-from metatext.training.settings import TrainConfig
-from metatext.training.trainer import check_method
+from metatext.training.settings import TrainConfig, check_method
 
 try:
     import optuna

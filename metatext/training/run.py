@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metatext.data.domains import Domain
-from metatext.data.episodes import EpisodeSampler, split_classes
+from metatext.data.episode_sampler import EpisodeSampler, split_classes
 from metatext.data.settings import EpisodeSettings
 from metatext.errors import InputError
 from metatext.learners.learner import Learner

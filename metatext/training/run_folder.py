@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
-from metatext.files import check_free
+from metatext.files import check_free, write_json
+from metatext.hub.model_folder import METADATA
+from metatext.learners.learner import Learner
 from metatext.training.checkpoints import has_checkpoint, last_checkpoint
 from metatext.training.settings import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 TRACKER_RUN = "metatext"  # name of the run for trackers, and of their folder in the output
 FIRST_FILES = {"checkpoints", TRACKER_RUN}  # what is written before the first checkpoint is
@@ -25,3 +32,32 @@ def check_output(output: Path, config: TrainConfig) -> None:
         return  # interrupted before its first checkpoint: nothing to lose
     else:
         check_free(output, config.overwrite, "--resume to go on, or --overwrite to replace it")
+
+
+def set_aside(output: Path) -> None:
+    """Moves the run that a new one replaces out of the way, until the new one is finished."""
+    replaced = _replaced(output)
+    if replaced.exists():
+        shutil.rmtree(output)  # an interrupted run, which was to replace what is there
+    else:
+        output.rename(replaced)
+    logger.info("what is replaced is kept in %s until the new learner is there", replaced)
+
+
+def finish_run(output: Path, learner: Learner, summary: dict[str, Any]) -> None:
+    """Writes `training.json` and the learner, its metadata last: their presence says that the run is complete."""
+    write_json(output / "training.json", summary)
+    part = output / ".learner.part"
+    for left in output.glob(".*learner.part*"):  # by a run that was killed here
+        shutil.rmtree(left)
+    learner.save_pretrained(part)
+    for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
+        file.replace(output / file.name)
+    part.rmdir()
+    if _replaced(output).exists():
+        shutil.rmtree(_replaced(output))
+
+
+def _replaced(output: Path) -> Path:
+    """Where the run that another one replaces is kept until that one is finished."""
+    return output.with_name(f".{output.name}.replaced")

@@ -9,7 +9,7 @@ from contextlib import closing
 import torch
 from torch.nn.functional import cross_entropy
 
-from metatext.data.episodes import EpisodeSampler
+from metatext.data.episode_sampler import EpisodeSampler
 from metatext.learners.episode_task import EpisodeTask
 from metatext.learners.heads import PrototypeHead
 from metatext.learners.learner import Learner

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metatext.errors import InputError
+from metatext.learners.settings import LearnerSettings
 from metatext.options import check_at_least, check_finite, check_positive
 
 
@@ -72,6 +73,24 @@ class TrainConfig:
                 raise InputError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if self.resume and self.overwrite:
             raise InputError("--resume and --overwrite contradict each other: choose one")
+
+
+def check_method(config: TrainConfig, settings: LearnerSettings, precision: str) -> None:
+    """Refuses options that would do nothing, or harm, with the learner's method.
+
+    Raises:
+        InputError: naming the option and what it needs.
+    """
+    if config.multi_step_fraction and (settings.algorithm != "maml" or settings.inner_steps < 2):
+        raise InputError("multi_step_fraction needs algorithm='maml' and at least two inner_steps")
+    if config.first_order_fraction and settings.second_order_steps == 0:
+        raise InputError("first_order_fraction needs second_order_steps above 0: all steps are first-order already")
+    differences = settings.hvp != "exact" and (settings.second_order_steps or settings.algorithm == "imaml")
+    if differences and precision != "no":
+        raise InputError(
+            f"hvp={settings.hvp!r} needs full precision, and {precision} would round the difference away: "
+            "take hvp='exact', or mixed_precision='no'"
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -19,15 +18,13 @@ from tqdm.auto import tqdm
 
 from metatext.data.class_names import names_of_domains
 from metatext.data.columns import checked_texts
-from metatext.data.episodes import Episode, EpisodeSampler, with_names
+from metatext.data.episode_sampler import EpisodeSampler
+from metatext.data.episodes import Episode, with_names
 from metatext.data.fingerprints import describe_domains, fingerprint
 from metatext.errors import InputError
-from metatext.files import write_json
-from metatext.hub.model_folder import METADATA
 from metatext.learners.heads import PrototypeHead
 from metatext.learners.learner import Learner
 from metatext.learners.meta_gradient import evaluate_episode, run_episode
-from metatext.learners.settings import LearnerSettings
 from metatext.learners.weight_blending import remember_source_classes
 from metatext.training.adversary import ADVERSARY_PREFIX, Adversary, adversarial_weight
 from metatext.training.checkpoints import (
@@ -40,15 +37,14 @@ from metatext.training.checkpoints import (
     save_checkpoint,
     step_folder,
 )
-from metatext.training.run_folder import TRACKER_RUN, check_output
+from metatext.training.loss_scale import FIRST_LOSS_SCALE, all_finite, count_bad_episodes
+from metatext.training.optimizer import parameter_groups
+from metatext.training.run_folder import TRACKER_RUN, check_output, finish_run, set_aside
 from metatext.training.scale_calibration import calibrate_scale
 from metatext.training.schedules import learning_rate, multi_step_weights
-from metatext.training.settings import TrainConfig
+from metatext.training.settings import TrainConfig, check_method
 
 logger = logging.getLogger(__name__)
-_BAD_IN_A_ROW = 10
-_FIRST_LOSS_SCALE = 2.0**12
-_STEPS_BEFORE_LARGER_SCALE = 200
 
 
 class MetaTrainer:
@@ -103,7 +99,7 @@ class MetaTrainer:
         check_method(self.config, learner.settings, precision)
         learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
-        self.state = RunState(loss_scale=_FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
+        self.state = RunState(loss_scale=FIRST_LOSS_SCALE if precision == "fp16" else 1.0)
         self.parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         self.adversary = None
         if target_texts:
@@ -112,7 +108,7 @@ class MetaTrainer:
             logger.info("the encoder learns to hide %d unlabelled texts of the target", len(target_texts))
             self.parameters |= {ADVERSARY_PREFIX + name: p for name, p in self.adversary.named_parameters()}
         self.names = self._class_names()
-        self.optimizer = torch.optim.AdamW(self._groups(), fused=True)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.parameters, self.config), fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.history: list[dict[str, float]] = []
 
@@ -157,7 +153,7 @@ class MetaTrainer:
         """
         config, started = self.config, time.time()
         if self.output and config.overwrite and self.output.exists() and self.accelerator.is_main_process:
-            self._set_aside()
+            set_aside(self.output)
         self.accelerator.wait_for_everyone()
         if self.output and config.resume:
             self._load(last_checkpoint(self.output))
@@ -199,7 +195,10 @@ class MetaTrainer:
             self.learner.source_classes = remember_source_classes(self.learner, self.sampler.domains)
         self.learner.loss_scale, self.learner.autocast_dtype = 1.0, None
         summary = dataclasses.asdict(state) | {"seconds": time.time() - started, "validation": self.history}
-        self._finish(summary)
+        if config.tracker:
+            self.accelerator.end_training()
+        if self.output and self.accelerator.is_main_process:
+            finish_run(self.output, self.learner, summary | {"config": self._tracked_config()})
         self.accelerator.wait_for_everyone()
         return summary
 
@@ -224,7 +223,7 @@ class MetaTrainer:
             episode = with_names(self.sampler[first + number], self.names)
             result = run_episode(self.learner, episode, *how)
             gradients = [*result.gradients.items(), *self._against(episode, first + number)]
-            if not _finite([result.loss, *(gradient for _, gradient in gradients)]):
+            if not all_finite([result.loss, *(gradient for _, gradient in gradients)]):
                 buffer[size + 3 + number] = 1.0
                 continue
             for name, gradient in gradients:
@@ -234,7 +233,7 @@ class MetaTrainer:
             buffer[size + 2] += len(episode.query)
         buffer = self.accelerator.reduce(buffer, "sum")
         bad = [bool(flag) for flag in buffer[size + 3 :].tolist()]
-        self._count_bad(bad, first)
+        count_bad_episodes(state, bad, first, self.learner.autocast_dtype is torch.float16)
         loss, correct, queries = buffer[size : size + 3].tolist()
         good = len(bad) - sum(bad)
         if good:
@@ -261,27 +260,6 @@ class MetaTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _count_bad(self, bad: list[bool], first: int) -> None:
-        state = self.state
-        # In float16 a smaller loss scale may mend it, so such an episode is not held against the run.
-        overflow = self.learner.autocast_dtype is torch.float16 and state.loss_scale > 1.0
-        for number, is_bad in enumerate(bad):
-            state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not overflow else 0
-            if is_bad:
-                state.skipped += 1
-                logger.warning("episode %d has a non-finite loss or gradient and is skipped", first + number)
-            if state.bad_in_a_row >= _BAD_IN_A_ROW:
-                raise FloatingPointError(
-                    f"{_BAD_IN_A_ROW} episodes in a row had a non-finite loss or gradient, the last is number "
-                    f"{first + number}: lower --inner-lr or --outer-lr, or use --mixed-precision bf16 or no"
-                )
-        if self.learner.autocast_dtype is torch.float16:
-            state.steps_since_scale += 1
-            if any(bad):
-                state.loss_scale, state.steps_since_scale = max(state.loss_scale / 2, 1.0), 0
-            elif state.steps_since_scale == _STEPS_BEFORE_LARGER_SCALE:
-                state.loss_scale, state.steps_since_scale = state.loss_scale * 2, 0
-
     def _validate(self) -> dict[str, float]:
         assert self.valid_sampler
         state, config = self.state, self.config
@@ -301,20 +279,6 @@ class MetaTrainer:
         return figures
 
     # ------------------------------------------------------------------ optimiser
-    def _groups(self) -> list[dict[str, Any]]:
-        config = self.config
-
-        def kind(name: str, parameter: Tensor) -> tuple[float, float]:
-            if name.startswith("encoder."):
-                return config.outer_lr, config.weight_decay if parameter.ndim > 1 else 0.0
-            learned = name in ("head.weight", "head.bias") or name.startswith(ADVERSARY_PREFIX)
-            return config.head_lr if learned else config.rate_lr, 0.0
-
-        groups: dict[tuple[float, float], list[Tensor]] = {}
-        for name, parameter in self.parameters.items():
-            groups.setdefault(kind(name, parameter), []).append(parameter)
-        return [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
-
     def _schedule(self, step: int) -> float:
         return learning_rate(step, self.config.meta_steps, self.config.warmup_fraction)
 
@@ -352,56 +316,3 @@ class MetaTrainer:
         settings = dataclasses.asdict(self.learner.settings)
         settings["classes"] = ", ".join(settings["classes"])
         return dataclasses.asdict(self.config) | own | settings
-
-    def _finish(self, summary: dict[str, Any]) -> None:
-        """The learner's files go into the output, its metadata last: their presence says that the run is complete."""
-        if self.config.tracker:
-            self.accelerator.end_training()
-        if not self.output or not self.accelerator.is_main_process:
-            return
-        write_json(self.output / "training.json", summary | {"config": self._tracked_config()})
-        part = self.output / ".learner.part"
-        for left in self.output.glob(".*learner.part*"):  # by a run that was killed here
-            shutil.rmtree(left)
-        self.learner.save_pretrained(part)
-        for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
-            file.replace(self.output / file.name)
-        part.rmdir()
-        if self._replaced.exists():
-            shutil.rmtree(self._replaced)
-
-    @property
-    def _replaced(self) -> Path:
-        """Where the run that this one replaces is until this one is finished."""
-        assert self.output
-        return self.output.with_name(f".{self.output.name}.replaced")
-
-    def _set_aside(self) -> None:
-        assert self.output
-        if self._replaced.exists():
-            shutil.rmtree(self.output)  # an interrupted run, which was to replace what is there
-        else:
-            self.output.rename(self._replaced)
-        logger.info("what is replaced is kept in %s until the new learner is there", self._replaced)
-
-
-def check_method(config: TrainConfig, settings: LearnerSettings, precision: str) -> None:
-    """Refuses options that would do nothing, or harm, with the learner's method.
-
-    Raises:
-        InputError: naming the option and what it needs.
-    """
-    if config.multi_step_fraction and (settings.algorithm != "maml" or settings.inner_steps < 2):
-        raise InputError("multi_step_fraction needs algorithm='maml' and at least two inner_steps")
-    if config.first_order_fraction and settings.second_order_steps == 0:
-        raise InputError("first_order_fraction needs second_order_steps above 0: all steps are first-order already")
-    differences = settings.hvp != "exact" and (settings.second_order_steps or settings.algorithm == "imaml")
-    if differences and precision != "no":
-        raise InputError(
-            f"hvp={settings.hvp!r} needs full precision, and {precision} would round the difference away: "
-            "take hvp='exact', or mixed_precision='no'"
-        )
-
-
-def _finite(tensors: list[Tensor]) -> bool:
-    return bool(torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors)]).sum()))
