@@ -32,9 +32,10 @@ from metatext.evaluation.joint_training import joint_training, source_classifier
 from metatext.evaluation.judging import Answer, run_methods, timed
 from metatext.evaluation.methods import METHODS, Adaptation, make_methods
 from metatext.evaluation.report import summary_table
-from metatext.evaluation.run import evaluate, evaluation_files, read_sources
+from metatext.evaluation.run import evaluate, evaluation_files
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import make_draws, official_draws
+from metatext.training.source_note import read_noted_sources
 
 
 # ---------------------------------------------------------------- draws
@@ -491,7 +492,6 @@ def test_a_figure_is_drawn_where_it_is_asked_for(run: str, tmp_path: Path) -> No
         evaluation_files(tmp_path / "table.md")
 
 
-def test_what_a_run_was_trained_on_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
-    assert read_sources(str(tmp_path), ["tfidf", "maml"]) == []
+def test_a_run_without_a_note_of_its_sources_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not say what it was trained on: name the files, --source"):
-        read_sources(str(tmp_path), ["joint"])
+        read_noted_sources(str(tmp_path))

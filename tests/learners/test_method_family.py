@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TOPICS
-from test_maml import group_of, slope_error, spread
+from test_meta_gradient import group_of, slope_error, spread
 from torch import Tensor
 
 from metatext import Episode, Learner, TrainConfig

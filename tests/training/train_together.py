@@ -1,4 +1,4 @@
-"""Three outer steps in one process, or split over several: `torchrun tests/train_together.py ENCODER OUTPUT`."""
+"""Three outer steps in one process, or in several: `torchrun train_together.py ENCODER OUTPUT`, tests/ on the path."""
 
 from __future__ import annotations
 

@@ -108,7 +108,8 @@ def test_two_processes_compute_what_one_computes(tiny_bert: Path, tmp_path: Path
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     command += [str(Path(__file__).with_name("train_together.py")), str(tiny_bert), str(tmp_path)]
-    environment = ENVIRONMENT | {"ACCELERATE_USE_CPU": "true"}
+    tests = str(Path(__file__).parents[1])  # where conftest is
+    environment = ENVIRONMENT | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": tests}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     for number, case in enumerate(CASES):

@@ -21,7 +21,7 @@ from metatext.errors import InputError
 from metatext.hub.card import model_card
 from metatext.hub.export import push
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 METADATA = {
     "kind": "classifier",

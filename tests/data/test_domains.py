@@ -19,7 +19,7 @@ from metatext.data.settings import Table
 from metatext.data.user_files import read_domains
 from metatext.errors import InputError
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs the shared data")
 
 TEXTS = ['他说"好", 然后\r\n走了', "NA", "null", " 001 ", "line\nbreak\u2028end", "=1+1\t😀"]
@@ -287,7 +287,7 @@ def test_reading_leaves_no_cache_and_shows_no_progress(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "d.csv")
     code = f"from metatext import Domain; Domain.from_file({str(path)!r})"
     environment = {"HF_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout + run.stderr == ""
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -295,7 +295,7 @@ def test_reading_leaves_no_cache_and_shows_no_progress(tmp_path: Path) -> None:
 
 def test_importing_is_light() -> None:
     code = "import metatext.data.domains, sys; print([m for m in ('datasets', 'numpy', 'torch') if m in sys.modules])"
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
 

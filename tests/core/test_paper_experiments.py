@@ -24,7 +24,7 @@ from metatext.core.inner_loop import inner_loop
 from metatext.core.maml import sweep
 from metatext.core.task import Task
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

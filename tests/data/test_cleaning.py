@@ -9,7 +9,7 @@ import pytest
 from metatext.data.cleaning import WEIBO, clean_text, clean_texts, resolve_steps
 from metatext.errors import InputError
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 @pytest.mark.parametrize(
