@@ -92,7 +92,7 @@ def model(folder: Path, run: Path) -> Path:
 def test_help_needs_no_torch() -> None:
     code = """
 import sys
-from metatext.cli import main
+from metatext.cli.main import main
 for words in ([], ["train"], ["search"], ["adapt"], ["predict"], ["evaluate"], ["export"]):
     try:
         main([*words, "--help"])

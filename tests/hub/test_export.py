@@ -52,7 +52,7 @@ if options.get("no_waiting"):
     time.sleep = lambda seconds: None  # the client waits up to 8 s between its attempts
 from metatext.errors import InputError
 from metatext.hub.export import push
-from metatext.hub import resolve_folder
+from metatext.hub.model_folder import resolve_folder
 for name, *arguments in calls:
     try:
         print("returned", globals()[name](*arguments))

@@ -90,7 +90,7 @@ def test_multi_step_loss_agrees_with_finite_differences(
 ) -> None:
     learner, weights = make(head=head, second_order_steps=3, **settings), [0.2, 0.3, 0.5]
     result = run_episode(learner, episode, weights)
-    monkeypatch.setattr("test_maml.outer_loss", lambda *arguments: outer_loss(*arguments, weights))
+    monkeypatch.setattr("test_meta_gradient.outer_loss", lambda *arguments: outer_loss(*arguments, weights))
     assert result.loss.item() == pytest.approx(outer_loss(learner, episode, weights).item(), rel=1e-12)
     assert result.correct == evaluate_episode(learner, episode)[1]
     errors = {name: slope_error(learner, episode, group) for name, group in groups_of(result.gradients).items()}
