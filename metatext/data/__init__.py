@@ -1,1 +1,1 @@
-"""From a user's file to an episode."""
+"""Reads labelled texts from files or the Hub, checks and cleans them, and draws episodes from them."""

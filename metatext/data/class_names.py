@@ -1,4 +1,7 @@
-"""What labels are called: a label in words, or a name that was given for it; nothing where a label says nothing."""
+"""Class names: the words that say what a label means, given by the user or taken from the label itself.
+
+A label without meaning, such as a number, has the empty string as its name.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,21 @@ from metatext.errors import InputError, suggest
 
 
 def parse_class_names(pairs: Sequence[str], option: str = "class_names") -> dict[str, str]:
-    """The names of `--class-names` or another option, each written label=name.
+    """Parses the words of `--class-names`, or of another `option` of the same form, each written label=name.
+
+    Args:
+        pairs: the words.
+        option: the name of the option, for the error message.
+
+    Returns:
+        Label -> name.
 
     Raises:
-        InputError: a pair without "=" or without a name; a label that has two.
+        InputError: a word lacks the "=", the label or the name, or a label has two names.
+
+    Example:
+        >>> parse_class_names(["sports=体育", "tech=科技"])
+        {'sports': '体育', 'tech': '科技'}
     """
     names: dict[str, str] = {}
     for pair in pairs:
@@ -27,10 +41,12 @@ def parse_class_names(pairs: Sequence[str], option: str = "class_names") -> dict
 
 
 def check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -> None:
-    """Refuses a name for a label that is not among `classes`, and one name for two labels.
+    """Checks that the keys of `class_names` are among the labels `classes` and that no two labels get the same name.
+
+    Case, underscores and surrounding spaces do not make two names different.
 
     Raises:
-        InputError: naming the label, and the one that may have been meant, or the two.
+        InputError: a label is unknown (the message suggests the nearest), or two labels get the same name.
     """
     for label in sorted(set(class_names) - set(classes)):
         raise InputError(f"class_names has a name for label {label!r}; {suggest(label, classes)}")
@@ -44,36 +60,51 @@ def check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) ->
 
 
 def class_names_for(classes: Sequence[str], class_names: Mapping[str, str] | None) -> list[str]:
-    """What each class is called: by `class_names`, else its label where that is readable."""
-    own = dict(zip(classes, readable_names(classes), strict=True))
-    return [(class_names or {}).get(label, own[label]) for label in classes]
+    """Returns the name of each class: the one in `class_names`, else the one that `readable_names` gives."""
+    default = dict(zip(classes, readable_names(classes), strict=True))
+    return [(class_names or {}).get(label, default[label]) for label in classes]
 
 
 def readable_names(labels: Sequence[str]) -> list[str]:
-    """Labels as names; empty where one says nothing: a number, a letter, or what only its digits part from another."""
+    """Returns a name for each label; the name is empty if the label has no meaning.
+
+    A label has no meaning if, apart from digits and punctuation, it is empty, is a single ASCII character, or equals
+    another label.
+
+    Example:
+        >>> readable_names(["world_news", "3", "a", "class_1", "class_2", "体"])
+        ['world news', '', '', '', '', '体']
+    """
     names = list(map(label_in_words, labels))
     words = ["".join(c for c in name if not c.isdigit()).strip(" -.#") for name in names]
-    times = Counter(words)
-    says = [times[word] == 1 and (len(word) > 1 or not word.isascii()) for word in words]
-    return [name if said else "" for name, said in zip(names, says, strict=True)]
+    count = Counter(words)
+    meaningful = [count[word] == 1 and (len(word) > 1 or not word.isascii()) for word in words]
+    return [name if has_meaning else "" for name, has_meaning in zip(names, meaningful, strict=True)]
 
 
 def names_of_domains(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[str, str]:
-    """What the classes of the domains are called, by label, where that says something and the encoder `reads` it.
+    """Returns the names with which meta-training can teach the encoder what class names mean.
 
-    Not those of a domain of two classes: its episodes would have the same two names every time, as a fixed classifier
-    does, and teach nothing of names.
+    Domains with two classes are left out: all their episodes would have the same two names, so the learner could
+    memorise the classes instead of reading the names.
+
+    Args:
+        domains: the source domains; parts of one domain (training and validation) have the same `Domain.name`.
+        reads: whether the encoder's vocabulary covers a name.
+
+    Returns:
+        Label -> name, for each label with a non-empty name that the encoder reads.
     """
-    classes = dict[str, set[str]]()  # of a domain and of what was held out of it together
+    classes = dict[str, set[str]]()  # domain name -> classes of all its parts
     for domain in domains:
         classes.setdefault(domain.name, set()).update(domain.classes)
-    several = [sorted(labels) for labels in classes.values() if len(labels) > 2]
-    pairs = [pair for labels in several for pair in zip(labels, readable_names(labels), strict=True)]
+    multiclass = [sorted(labels) for labels in classes.values() if len(labels) > 2]
+    pairs = [pair for labels in multiclass for pair in zip(labels, readable_names(labels), strict=True)]
     return {label: name for label, name in pairs if name and reads(name)}
 
 
 def near_duplicates(classes: Sequence[str]) -> list[str]:
-    """The first classes that are the same but for case, underscores and spaces about them, or none."""
+    """Returns the first group of classes that differ only in case, underscores and surrounding spaces, or []."""
     spellings = dict[str, list[str]]()
     for label in classes:
         spellings.setdefault(fold_case(label), []).append(label)
@@ -81,10 +112,15 @@ def near_duplicates(classes: Sequence[str]) -> list[str]:
 
 
 def label_in_words(label: str) -> str:
-    """A label without underscores and spaces about it."""
+    """Returns a label with spaces for underscores and no surrounding spaces."""
     return label.replace("_", " ").strip()
 
 
 def fold_case(name: str) -> str:
-    """What two names have in common that are the same but for case, underscores and spaces about them."""
+    """Returns a key that is equal for names that differ only in case, underscores and surrounding spaces.
+
+    Example:
+        >>> fold_case("World_News ")
+        'world news'
+    """
     return label_in_words(name).casefold()

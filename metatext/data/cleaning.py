@@ -1,8 +1,6 @@
-"""Takes the marks of social media out of a text and leaves its words: part by part, nothing that was not asked for.
+"""Removes social-media markup from texts: mentions, URLs, repost chains, topic marks, emoticons, full-width forms.
 
-For example:
-
-    clean_text("回复@小明:好的[doge] http://t.cn/A6vO2n1Z", WEIBO)  ->  "好的"
+Each kind of markup is one cleaning step. Only the steps that the user asks for are applied.
 """
 
 from __future__ import annotations
@@ -15,22 +13,21 @@ from collections.abc import Callable, Iterable, Sequence
 from metatext.errors import InputError
 
 WEIBO = ("mentions", "urls", "reposts", "topics", "emoticons", "fullwidth")
-"""Every part that can be cleaned; `clean="weibo"` means all of them."""
-
+"""The names of all cleaning steps; `clean="weibo"` stands for all of them."""
 
 _NAME = r"[\w·-]{1,30}"  # \w covers Chinese, Japanese and Korean characters too
 _EMAIL = r"(?<=[A-Za-z0-9._%+-])@[A-Za-z0-9.-]+\.[A-Za-z]{2}"
-_URL_CHARACTER = r"[A-Za-z0-9\-._~:/?#@!$&'()*+,;=%]"  # ASCII only, so an address ends where Chinese text begins
-_URL_END = r"[A-Za-z0-9/=&_~%-]"  # a comma, full stop or # behind an address belongs to the text
+_URL_CHARACTER = r"[A-Za-z0-9\-._~:/?#@!$&'()*+,;=%]"  # ASCII only, so a URL ends where Chinese text begins
+_URL_END = r"[A-Za-z0-9/=&_~%-]"  # a comma, full stop or # after a URL belongs to the text
 _REPOST = re.compile(rf"(?<!http:)(?<!https:)[/／]{{2}}\s*[@＠](?:{_NAME})?\s*[:：]?")
-_TOPIC = r"[#＃](?![\s,.;:!?)，。；：！？）])[^#＃\n]{1,64}(?<!\s)[#＃]"  # "C# and F#, or G#" holds no topic
+_TOPIC = r"[#＃](?![\s,.;:!?)，。；：！？）])[^#＃\n]{1,64}(?<!\s)[#＃]"  # "C# and F#, or G#" has no topic
 _TOPICS = re.compile(rf"{_TOPIC}(?P<joined>(?={_TOPIC}))?")
 
 
 def _removable(pattern: str) -> re.Pattern[str]:
-    """Matches one or more of `pattern` in a row with the spaces around them, which one space then replaces."""
+    """Compiles a pattern for one or more matches of `pattern` in a row, with the spaces around them."""
     space = r"[ \t\u3000]"
-    # Without the look-behind, a long run of spaces would be tried from each of its places, in quadratic time.
+    # Without the look-behind, a match would be tried from each space of a long run of spaces: quadratic time.
     return re.compile(rf"(?<!{space}){space}*(?:(?:{pattern}){space}*)+", re.IGNORECASE)
 
 
@@ -43,12 +40,12 @@ _EMOTICONS = _removable(r"\[(?!\d+\])[^\[\]\s]{1,8}\]")
 
 
 def _without_topic_marks(text: str) -> str:
-    """Two topics side by side, `#a##b#`, become `a b`: they must not grow into one word."""
-    return _TOPICS.sub(lambda found: found[0][1:-1] + ("" if found["joined"] is None else " "), text)
+    """Removes the # marks of topics; adjacent topics, `#a##b#`, become two words, `a b`."""
+    return _TOPICS.sub(lambda match: match[0][1:-1] + ("" if match["joined"] is None else " "), text)
 
 
-# In the order in which they are applied. URLs go before topics, since an address may hold a #. Width is folded last:
-# it would turn the Chinese comma behind an address into one that could belong to it.
+# The steps are applied in this order. URLs come before topics, because a URL may contain a #. Full-width forms come
+# last: they turn a Chinese comma after a URL into an ASCII comma, which could be part of the URL.
 _STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("urls", lambda text: _URLS.sub(" ", text)),
     ("mentions", lambda text: _MENTIONS.sub(" ", text)),
@@ -59,13 +56,13 @@ _STEPS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def resolve_steps(clean: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The parts that a `clean` option stands for, in the order of `WEIBO`.
+    """Returns the names of the cleaning steps that a `clean` option stands for, in the order of `WEIBO`.
 
     Args:
-        clean: None for nothing, "weibo" for everything, the name of one part, or several names.
+        clean: None for no step, "weibo" for all steps, the name of one step, or several names.
 
     Raises:
-        InputError: if a name is unknown.
+        InputError: a name is unknown.
     """
     if clean is None:
         return ()
@@ -75,58 +72,66 @@ def resolve_steps(clean: str | Sequence[str] | None) -> tuple[str, ...]:
             close = difflib.get_close_matches(str(name), (*WEIBO, "weibo"), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"unknown cleaning {name!r}: choose from 'weibo' (all), {', '.join(WEIBO)}{hint}")
-    return WEIBO if "weibo" in names else tuple(part for part in WEIBO if part in names)
+    return WEIBO if "weibo" in names else tuple(step for step in WEIBO if step in names)
 
 
 def clean_text(text: str, parts: str | Sequence[str] | None) -> str:
     """Cleans one text.
 
-    - mentions: `@name` goes (but no e-mail address), and so does the whole of `回复@name:`.
-    - urls: `http(s)://...`, `www....` and `t.cn/...` go, up to the first Chinese character.
-    - reposts: everything from the first `//@` on goes. Where nothing of the writer's own is left, the last link of the
-      chain (the first post) that has words stands for the text, without its `//@name:`.
-    - topics: `#words#` loses its marks and keeps its words; they are often the subject of the post.
-    - emoticons: `[doge]`, `[笑cry]` go: 1 to 8 characters in brackets, no space, not only digits.
-    - fullwidth: Unicode NFKC, so full-width letters, digits and punctuation become plain ones (and `…` becomes `...`).
+    The steps are:
 
-    What goes leaves one space where it stood, none at the ends. Nothing else changes: no lower-casing, no conversion
-    to simplified characters. A text of which nothing would be left stays as it was, so that no row is lost.
+    - mentions: removes `@name` and the whole of `回复@name:`, but no e-mail address.
+    - urls: removes `http(s)://...`, `www....` and `t.cn/...`, up to the first Chinese character.
+    - reposts: removes everything from the first `//@` on. If the writer added no words, the earliest post of the chain
+      that has words is kept instead, without its `//@name:`.
+    - topics: removes the marks of `#words#` and keeps the words; they are often the subject of the post.
+    - emoticons: removes `[doge]`, `[笑cry]`: brackets around 1 to 8 characters without a space and not only digits.
+    - fullwidth: applies Unicode NFKC. Full-width letters, digits and punctuation become ASCII; `…` becomes `...`.
+
+    Removed parts leave one space, or none at the ends of the text. Nothing else is changed. If nothing would be left,
+    the text is returned unchanged, so that no row is lost.
 
     Args:
         text: The text.
-        parts: What to clean, as in `resolve_steps`.
+        parts: The steps, as in `resolve_steps`.
 
     Raises:
-        InputError: if a part is unknown.
+        InputError: a step is unknown.
+
+    Example:
+        >>> clean_text("回复@小明:好的[doge] http://t.cn/A6vO2n1Z", "weibo")
+        '好的'
+        >>> clean_text("#早安# 好的[doge]", ["emoticons"])
+        '#早安# 好的'
     """
     chosen = resolve_steps(parts)
     if not chosen:
         return text
-    for candidate in _own_words_first(text) if "reposts" in chosen else [text]:
-        for part, step in _STEPS:
-            if part in chosen:
-                candidate = step(candidate)
+    for candidate in _split_repost_chain(text) if "reposts" in chosen else [text]:
+        for name, apply_step in _STEPS:
+            if name in chosen:
+                candidate = apply_step(candidate)
         candidate = candidate.strip()
-        if candidate.strip(" :："):  # the colon of a bare "@name:" is nothing either
+        if candidate.strip(" :："):  # a colon left over from "@name:" is no text
             return candidate
     return text
 
 
-def _own_words_first(text: str) -> list[str]:
-    """The writer's own words, then the links of a repost chain from the first post back to the latest."""
-    own, *links = _REPOST.split(text)
-    return [own, *reversed(links)]
+def _split_repost_chain(text: str) -> list[str]:
+    """Returns the writer's own words, then the reposted posts from the earliest to the latest."""
+    own_words, *posts = _REPOST.split(text)  # a chain cites the latest post first
+    return [own_words, *reversed(posts)]
 
 
 def clean_texts(texts: Iterable[str], clean: str | Sequence[str] | None) -> list[str]:
-    """Cleans texts one by one: as many come back, in the same order.
+    """Cleans each text with `clean_text`; the number and order of the texts stay the same.
 
     Args:
         texts: The texts.
-        clean: What to clean, as in `resolve_steps`; None changes nothing.
+        clean: The steps, as in `resolve_steps`; None changes nothing.
 
     Raises:
-        InputError: if a part is unknown.
+        InputError: a step is unknown.
     """
     parts = resolve_steps(clean)
     return [clean_text(text, parts) for text in texts]

@@ -1,4 +1,4 @@
-"""Columns of a table, checked: errors name the file, row and column."""
+"""Reads and checks the columns of a table; errors name the file, row and column."""
 
 from __future__ import annotations
 
@@ -14,62 +14,70 @@ from metatext.errors import InputError, suggest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
 LONE_SURROGATE = "the value holds half a character (a lone surrogate, as of a cut emoji)"
 
 
 def column(rows: Dataset, name: str, path: str | Path) -> list[Any]:
-    """The values of one column; the integers of a ClassLabel as their names.
+    """Returns the values of one column; the integers of a ClassLabel feature become their names.
 
     Args:
-        rows: The rows.
-        name: The column.
-        path: Where the rows come from, for the error.
+        rows: The table.
+        name: The name of the column.
+        path: The origin of the rows, for the error message.
 
     Raises:
-        InputError: if there is no such column, listing those that there are.
+        InputError: there is no such column; the message lists the columns of the table.
     """
     from datasets import ClassLabel
 
     if name not in rows.column_names:
-        hint = "; these look like data: has the file no header row?" if look_like_data(rows.column_names) else ""
+        hint = "; these look like data: does the file have a header row?" if look_like_data(rows.column_names) else ""
         raise InputError(f"{path} has no column {name!r}; {suggest(name, rows.column_names)}{hint}")
-    values, feature = rows[name][:], rows.features[name]
+    values: list[Any] = rows[name][:]
+    feature = rows.features[name]
     if isinstance(feature, ClassLabel):
-        # -1 is how datasets marks the rows of a split without labels.
+        # The datasets library marks rows without a label by -1.
         return [None if value is None or value < 0 else feature.names[value] for value in values]
     return values
 
 
 def look_like_data(names: Sequence[str]) -> bool:
-    """Whether column names look like the values of a first row: numbers, long texts, sentences."""
+    """Returns whether column names look like values, which suggests that the file has no header row.
+
+    Signs are a number, a name longer than 40 characters, and the punctuation of a sentence.
+    """
     return any(len(name) > 40 or name.isdigit() or re.search(r"[，。！？!?]", name) for name in names)
 
 
 def checked_strings(values: Iterable[Any], where: str, column: str) -> list[str]:
-    """The values as a list, once each is known to be a string with something in it.
+    """Returns the values as a list after checking that each is a string that is not blank.
 
     Args:
         values: The values of one column.
-        where: The file or domain, for the error.
-        column: The column's name, for the error.
+        where: The file or domain, for the error message.
+        column: The name of the column, for the error message.
 
     Raises:
-        InputError: naming the first row (counted from 1) whose value is missing, blank or no string.
+        InputError: a value is missing, blank, not a string, or not encodable; the message names the first such row,
+            counted from 1.
     """
     strings = []
     for row, value in enumerate(values, 1):
-        if fault := _fault_of_string(value):
+        if fault := _string_fault(value):
             raise InputError(f"{where}, row {row}, column {column!r}: {fault}")
         strings.append(value)
     return strings
 
 
 def checked_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
-    """Texts that a caller gives, as a list, once each is known to be a string with something in it.
+    """Returns the texts that a caller passed as a list, after checking that each is a string that is not blank.
+
+    Args:
+        texts: The texts.
+        name: The name of the argument, for the error message.
 
     Raises:
-        InputError: naming the first that is not, or one string in place of a list.
+        InputError: a text is blank or not a string (the message gives its number), or `texts` is a single string.
     """
     if isinstance(texts, str):
         raise InputError(f"{name} must be a list of strings, got one string")
@@ -81,8 +89,8 @@ def checked_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
     return result
 
 
-def _fault_of_string(value: Any) -> str | None:
-    """What makes a value unusable as a text or a class name, or None."""
+def _string_fault(value: Any) -> str | None:
+    """Returns why a value cannot be used as a text or a class name, or None if it can."""
     if is_missing(value):
         return "there is no value"
     if not isinstance(value, str):
@@ -95,14 +103,14 @@ def _fault_of_string(value: Any) -> str | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is None, NaN or one of pandas' marks for no value."""
+    """Returns whether a value is None, NaN, or the NA or NaT of pandas."""
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def has_lone_surrogate(value: str) -> bool:
-    """Whether a string holds a lone surrogate, which neither Arrow nor a tokenizer takes."""
+    """Returns whether a string has a lone surrogate, which neither Arrow nor a tokenizer can encode."""
     try:
         value.encode()
     except UnicodeEncodeError:

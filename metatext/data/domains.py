@@ -1,6 +1,6 @@
-"""Labelled text data sets, read from files, records or the Hugging Face Hub, and checked row by row.
+"""`Domain`, a labelled text data set read from a file, the Hugging Face Hub or memory, and checked row by row.
 
-For example:
+Usage:
 
     Domain.from_file("weibo.csv", text="review", label="label", clean="weibo")
     Domain.from_hub("ag_news", split="test")
@@ -23,10 +23,17 @@ from metatext.errors import InputError, quote_list, suggest
 
 @dataclass(frozen=True)
 class Domain:
-    """A named data set of labelled texts; row `i` is `texts[i]` with `labels[i]`.
+    """A named data set of labelled texts; row `i` has the text `texts[i]` and the class name `labels[i]`.
 
     Raises:
-        InputError: if there are no rows, the lengths differ, or a text or label is blank or not a string.
+        InputError: there are no rows, the lengths differ, or a text or label is blank or not a string.
+
+    Example:
+        >>> hotels = Domain("hotels", ["nice", "noisy", "clean"], ["positive", "negative", "positive"])
+        >>> hotels.classes
+        ['negative', 'positive']
+        >>> hotels.restrict(["positive"]).texts
+        ['nice', 'clean']
     """
 
     name: str
@@ -43,7 +50,7 @@ class Domain:
         checked_strings(self.labels, where, "label")
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Returns the number of rows."""
         return len(self.texts)
 
     @cached_property
@@ -53,30 +60,30 @@ class Domain:
 
     @cached_property
     def rows_of(self) -> dict[str, list[int]]:
-        """The row indices of each class, in ascending order."""
+        """Class name -> its row indices, in ascending order."""
         rows: dict[str, list[int]] = {}
         for row, label in enumerate(self.labels):
             rows.setdefault(label, []).append(row)
         return rows
 
     def subset(self, rows: Iterable[int], name: str | None = None) -> Domain:
-        """The domain of some rows, in the order given.
+        """Returns a domain of the given rows, in the given order.
 
         Args:
             rows: Row indices, counted from 0.
-            name: The new domain's name; by default this one's.
+            name: The name of the new domain; by default the name of this one.
 
         Raises:
-            InputError: if no rows are given.
+            InputError: `rows` is empty.
         """
         rows = list(rows)
         return Domain(name or self.name, [self.texts[row] for row in rows], [self.labels[row] for row in rows])
 
     def restrict(self, classes: Iterable[str]) -> Domain:
-        """The domain of the rows whose label is among `classes`, in their order here.
+        """Returns a domain of the rows whose label is in `classes`, in their present order.
 
         Raises:
-            InputError: if a class does not occur here, or none is given.
+            InputError: a class does not occur in this domain, or `classes` is empty.
         """
         chosen = set(classes)
         for label in sorted(chosen.difference(self.rows_of)):
@@ -84,10 +91,10 @@ class Domain:
         return self.subset(row for row, label in enumerate(self.labels) if label in chosen)
 
     def relabel(self, labels: Mapping[str, str]) -> Domain:
-        """The domain of the rows whose label is a key of `labels`, with its value for a label.
+        """Returns a domain of the rows whose label is a key of `labels`; the value is the new label.
 
         Raises:
-            InputError: if a key does not occur here, or there is none.
+            InputError: a key does not occur in this domain, or `labels` is empty.
         """
         chosen = self.restrict(labels)
         return Domain(self.name, chosen.texts, [labels[label] for label in chosen.labels])
@@ -100,17 +107,21 @@ class Domain:
         name: str = "records",
         clean: str | Sequence[str] | None = None,
     ) -> Domain:
-        """A domain of texts and labels in memory: lists, arrays, columns of a DataFrame.
+        """Creates a domain from texts and labels in memory: lists, arrays, columns of a DataFrame.
 
         Args:
-            texts: One string a row.
-            labels: One label a row: a string, int, bool, float or NumPy scalar. Its text is the class name: 1 gives
-                "1", and so does 1.0, which is what pandas makes of a column of integers that once had gaps.
-            name: The domain's name.
-            clean: What to clean from the texts, as in `metatext.cleaning.resolve`.
+            texts: One string per row.
+            labels: One label per row: a string, int, bool, float or NumPy scalar. The class name is its text. Both 1
+                and 1.0 give "1", because pandas turns a column of integers with missing values into floats.
+            name: The name of the domain.
+            clean: What to clean from the texts, as in `metatext.data.cleaning.resolve_steps`.
 
         Raises:
-            InputError: if the rows make no valid domain; a missing, NaN or blank value is named by its row.
+            InputError: the rows make no valid domain; the message names the row of a missing, NaN or blank value.
+
+        Example:
+            >>> Domain.from_records(["不错", "太差"], [1, 0.0], name="hotels").labels
+            ['1', '0']
         """
         return cls._checked(f"domain {name!r}", name, [("text", texts), ("label", labels)], clean)
 
@@ -124,19 +135,19 @@ class Domain:
         encoding: str | None = None,
         clean: str | Sequence[str] | None = None,
     ) -> Domain:
-        """A domain from two columns of a file; the texts are kept to the character.
+        """Reads a domain from two columns of a file; without `clean`, every character of a text is kept.
 
         Args:
-            path: A CSV, TSV, JSON, JSON lines or Parquet file, see `read_rows`.
+            path: A CSV, TSV, JSON, JSON lines or Parquet file; see `metatext.data.readers.read_rows`.
             text: The column of texts.
             label: The column of labels.
-            name: The domain's name; by default the file's, without its suffix.
-            encoding: The file's encoding, see `read_rows`.
-            clean: What to clean from the texts, as in `metatext.cleaning.resolve`.
+            name: The name of the domain; by default the name of the file without its suffix.
+            encoding: The encoding of the file; see `read_rows` for the default.
+            clean: What to clean from the texts, as in `metatext.data.cleaning.resolve_steps`.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            InputError: if the file cannot be read, lacks a column, or a row lacks its text or label.
+            FileNotFoundError: there is no such file.
+            InputError: the file cannot be read or lacks a column, or a row lacks its text or label.
         """
         rows = read_rows(path, encoding)
         columns = [(text, column(rows, text, path)), (label, column(rows, label, path))]
@@ -152,13 +163,14 @@ class Domain:
         encoding: str | None = None,
         clean: str | Sequence[str] | None = None,
     ) -> list[Domain]:
-        """The domains of a file, one for each value of column `by`, in the order in which they first occur.
+        """Reads the domains of a file: one per value of column `by`, in the order in which the values first occur.
 
-        Their names are the file's, without its suffix, and the value: "reviews/books". All else is as in `from_file`.
+        A domain is named after the file, without its suffix, and the value: "reviews/books". The other arguments are
+        those of `from_file`.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            InputError: if the file cannot be read, lacks a column, or a row lacks its text, label or domain.
+            FileNotFoundError: there is no such file.
+            InputError: the file cannot be read or lacks a column, or a row lacks its text, label or domain.
         """
         rows, rows_of = read_rows(path, encoding), dict[str, list[int]]()
         columns = [(text, column(rows, text, path)), (label, column(rows, label, path))]
@@ -166,7 +178,7 @@ class Domain:
         values = (_class_name(value) for value in column(rows, by, path))
         for row, value in enumerate(checked_strings(values, str(path), by)):
             rows_of.setdefault(value, []).append(row)
-        return [whole.subset(some, f"{whole.name}/{value}") for value, some in rows_of.items()]
+        return [whole.subset(indices, f"{whole.name}/{value}") for value, indices in rows_of.items()]
 
     @classmethod
     def from_hub(
@@ -180,28 +192,28 @@ class Domain:
         clean: str | Sequence[str] | None = None,
         revision: str | None = None,
     ) -> Domain:
-        """A domain from one split of a data set on the Hugging Face Hub, or of a folder with data files.
+        """Loads a domain from one split of a data set on the Hugging Face Hub, or of a local folder with data files.
 
-        A private data set needs `hf auth login` or HF_TOKEN; code from the Hub is never run.
+        A private data set needs `hf auth login` or HF_TOKEN. Code from the Hub is never run.
 
         Args:
-            path: The data set's id, "owner/name", or a local folder.
-            config: The configuration, where the data set has several.
-            split: The split, also "train[:1000]".
+            path: The id of the data set, "owner/name", or a local folder.
+            config: The configuration, if the data set has several.
+            split: The split; slices such as "train[:1000]" are allowed.
             text: The column of texts.
-            label: The column of labels; the integers of a ClassLabel become their names.
-            name: The domain's name; by default the id, with the configuration.
-            clean: What to clean from the texts, as in `metatext.cleaning.resolve`.
+            label: The column of labels; the integers of a ClassLabel feature become their names.
+            name: The name of the domain; by default "owner/name", or "owner/name/config".
+            clean: What to clean from the texts, as in `metatext.data.cleaning.resolve_steps`.
             revision: A branch, tag or commit of the data set.
 
         Raises:
-            InputError: if it cannot be loaded, lacks a column, or a row lacks its text or label.
+            InputError: the data set cannot be loaded or lacks a column, or a row lacks its text or label.
         """
         from datasets import load_dataset
 
         try:
             rows = load_dataset(path, config, split=split, revision=revision)
-        except Exception as error:  # whatever the network, file and parsing libraries below it happen to raise
+        except Exception as error:  # load_dataset passes on errors of many network, file and parsing libraries
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"cannot load split {split!r} of the data set {path!r}: {cause}") from error
         columns = [(text, column(rows, text, path)), (label, column(rows, label, path))]
@@ -211,7 +223,14 @@ class Domain:
     def _checked(
         cls, where: str, name: str, columns: Sequence[tuple[str, Iterable[Any]]], clean: str | Sequence[str] | None
     ) -> Domain:
-        """The domain of a text and a label column (in this order), whose own names the errors give."""
+        """Creates a domain after checking its columns.
+
+        Args:
+            where: The file or data set, for the error messages.
+            name: The name of the domain.
+            columns: (name, values) of the text column, then of the label column.
+            clean: What to clean from the texts.
+        """
         (text, texts), (label, labels) = columns
         if text == label:
             raise InputError(f"{where}: the texts and the labels cannot both be column {text!r}")
@@ -223,10 +242,10 @@ class Domain:
 
 
 def shared_classes(domains: Sequence[Domain]) -> list[str]:
-    """The classes that every domain has, sorted.
+    """Returns the classes that all domains have in common, sorted.
 
     Raises:
-        InputError: if there are fewer than two.
+        InputError: there are fewer than two.
     """
     shared = sorted(set.intersection(*(set(domain.classes) for domain in domains))) if domains else []
     if len(shared) < 2:
@@ -238,7 +257,7 @@ def shared_classes(domains: Sequence[Domain]) -> list[str]:
 
 
 def _class_name(value: Any) -> Any:
-    """The class name of an int, bool, float or NumPy scalar; any other value, and NaN, as it is."""
+    """Returns the class name of an int, bool, float or NumPy scalar; NaN and other values are returned unchanged."""
     if getattr(value, "ndim", None) == 0:
         value = value.item()
     if isinstance(value, float) and value.is_integer():

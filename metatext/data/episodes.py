@@ -1,17 +1,14 @@
-"""Episodes: small classification tasks."""
+"""Episodes: small classification tasks, each with a support set and a query set."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled texts of one episode; `labels[i]` is the index of the class of `texts[i]`."""
+    """The labelled texts of a support or query set; `labels[i]` is the class index of `texts[i]`."""
 
     texts: list[str]
     labels: list[int]
@@ -22,7 +19,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Episode:
-    """One task: adapt on `support`, be judged on `query`; labels are indices into `classes`."""
+    """One task: a learner adapts on `support` and is evaluated on `query`; labels are indices into `classes`."""
 
     domain: str
     classes: list[str]
@@ -31,12 +28,22 @@ class Episode:
 
 
 def with_names(episode: Episode, names: Mapping[str, str]) -> Episode:
-    """The episode with what its classes are called, by label, among their support texts.
+    """Returns the episode with the name of each class added to its support texts.
 
-    As it is where one has no name, which would be told from the others by that, or where one is a text of the episode.
+    The episode is returned unchanged in two cases. If a class has no name, it would be recognised by that. If a name
+    equals a text of the episode, support and query could share a text.
+
+    Args:
+        episode: the episode.
+        names: class label -> class name.
+
+    Example:
+        >>> episode = Episode("d", ["pos", "neg"], Examples(["good", "bad"], [0, 1]), Examples(["great"], [0]))
+        >>> with_names(episode, {"pos": "positive", "neg": "negative"}).support
+        Examples(texts=['good', 'bad', 'positive', 'negative'], labels=[0, 1, 0, 1])
     """
-    said = [names.get(label, "") for label in episode.classes]
-    if not all(said) or not {*said}.isdisjoint(episode.support.texts + episode.query.texts):
+    class_names = [names.get(label, "") for label in episode.classes]
+    if not all(class_names) or not {*class_names}.isdisjoint(episode.support.texts + episode.query.texts):
         return episode
-    support = Examples(episode.support.texts + said, episode.support.labels + list(range(len(said))))
+    support = Examples(episode.support.texts + class_names, episode.support.labels + list(range(len(class_names))))
     return replace(episode, support=support)

@@ -1,4 +1,4 @@
-"""Tables of any file type that users have, read exactly: encodings, delimiters, and errors that name the row."""
+"""Reads tables from CSV, TSV, JSON, JSON lines and Parquet files without changing a value; errors name the row."""
 
 from __future__ import annotations
 
@@ -19,38 +19,44 @@ from metatext.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
 logger = logging.getLogger(__name__)
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
 _SUFFIXES = (*_DELIMITERS, *_JSON_LINES, ".json", ".parquet")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _BLANK_BYTES = codecs.BOM_UTF8 + codecs.BOM_UTF16_LE + b"\0 \t\r\n"
-_SURELY_UTF8 = 8  # characters beyond ASCII that decode before the first bad byte; GB18030 text does not get so far
-# NaN is no JSON, but pandas users have it in their files and mean a missing value.
+# If this many non-ASCII characters decode as UTF-8 before the first bad byte, the file is UTF-8 with an error. In
+# GB18030 text, a bad byte comes earlier.
+_MIN_UTF8_CHARACTERS = 8
+# NaN is not valid JSON, but pandas writes it for a missing value.
 _JSON = json.JSONDecoder(parse_constant=lambda name: None if name == "NaN" else float(name))
 
 
 def read_rows(path: str | Path, encoding: str | None = None) -> Dataset:
-    """Every column of a file, its rows in order and its values unchanged.
+    """Reads all columns of a file, with its rows in order and its values unchanged.
 
-    The suffix tells the type: .csv and .tsv (values stay text: "NA", "null" and "001" are what they are), .jsonl,
-    .ndjson and .json (an array of objects, an object of columns, or {"data": [...]}), .parquet. A file with any other
-    suffix is read if it holds JSON. The files are parsed here rather than by `datasets`, whose readers guess types and
-    missing values and write a cache.
+    The suffix decides the format:
+
+    - .csv, .tsv: all values are strings; "NA", "null" and "001" are not converted.
+    - .jsonl, .ndjson: one object per line.
+    - .json: an array of objects, an object of columns, or {"data": [...]}.
+    - .parquet: Apache Parquet.
+
+    A file with any other suffix is read as JSON if it starts like JSON. The readers of the `datasets` library are not
+    used, because they guess types and missing values and write a cache.
 
     Args:
         path: The file.
-        encoding: The encoding of a text file. By default its byte order mark decides, then UTF-8, then GB18030, and
-            the last one logs a warning.
+        encoding: The encoding of a text file. By default the byte order mark decides, then UTF-8, then GB18030, which
+            logs a warning.
 
     Returns:
-        A `datasets.Dataset` in memory. A field that a JSON object lacks, and NaN, is None; a JSON field whose values
-        have no common type, such as 1 and "x", is text.
+        A `datasets.Dataset` in memory. A field that a JSON object lacks is None, and so is NaN. A JSON field whose
+        values have no common type, such as 1 and "x", becomes text.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: if it is a folder, empty, of unknown type, malformed, or in another encoding.
+        FileNotFoundError: there is no such file.
+        InputError: the path is a folder, or the file is empty, of unknown type, malformed, or in another encoding.
     """
     path = Path(path)
     data, suffix = _bytes(path), path.suffix.lower()
@@ -71,13 +77,21 @@ def read_rows(path: str | Path, encoding: str | None = None) -> Dataset:
 
 
 def read_texts(path: str | Path, text: str, encoding: str | None = None) -> tuple[Dataset, list[str]]:
-    """The rows of a file and the texts in column `text`; in a .txt file, unless it is JSON, each line is a row.
+    """Reads the rows of a file and checks the texts in column `text`.
 
-    A line that is blank is none.
+    In a .txt file that is not JSON, each line that is not blank is a row.
+
+    Args:
+        path: The file.
+        text: The name of the column of texts.
+        encoding: The encoding, as in `read_rows`.
+
+    Returns:
+        (all columns, the texts).
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: as `read_rows`; there is no such column; a row has no text.
+        FileNotFoundError: there is no such file.
+        InputError: the file cannot be read (see `read_rows`), there is no such column, or a row has no text.
     """
     from datasets import Dataset
 
@@ -87,19 +101,19 @@ def read_texts(path: str | Path, text: str, encoding: str | None = None) -> tupl
     except InputError:
         if path.suffix.lower() != ".txt":
             raise
-        # not str.splitlines, which takes U+2028 and the like for ends of lines, and they stand within texts
+        # str.splitlines would also split at U+2028 and other characters that occur inside texts.
         content = _decode(_bytes(path), path, encoding)
         lines = [line for line in re.split(r"\r\n|\n|\r", content) if line.strip()]
         if not lines:
             raise InputError(f"{path} is empty") from None
-        if lines[0].lstrip().startswith("{"):  # JSON with a fault
+        if lines[0].lstrip().startswith("{"):  # malformed JSON, not lines of text
             raise
         rows = Dataset.from_dict({text: lines})
     return rows, checked_strings(column(rows, text, path), str(path), text)
 
 
 def _bytes(path: Path) -> bytes:
-    """What a file holds, which is something."""
+    """Returns the content of a file that exists and is not blank."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; give one file ({', '.join(_SUFFIXES)})")
     if not path.exists():
@@ -111,9 +125,9 @@ def _bytes(path: Path) -> bytes:
 
 
 def _decode(data: bytes, path: Path, encoding: str | None) -> str:
-    """The text of a file, without its byte order mark."""
-    marked = next((codec for mark, codec in _BOMS if data.startswith(mark)), None)
-    codec = encoding or marked or "utf-8"
+    """Decodes the content of a file and removes its byte order mark; without `encoding`, the encoding is guessed."""
+    bom_codec = next((codec for mark, codec in _BOMS if data.startswith(mark)), None)
+    codec = encoding or bom_codec or "utf-8"
     try:
         return data.decode(codec).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -121,8 +135,9 @@ def _decode(data: bytes, path: Path, encoding: str | None) -> str:
     except (LookupError, UnicodeError) as error:
         raise InputError(f"{path} cannot be read: {codec!r} is not a text encoding that Python knows") from error
     readable, tried = data[: fault.start].decode(codec, "ignore"), codec
-    # A UTF-8 file with one broken byte often is valid, senseless GB18030.
-    if not (encoding or marked) and sum(not character.isascii() for character in readable) < _SURELY_UTF8:
+    # A UTF-8 file with one bad byte is often valid GB18030 too, but the text is then garbled.
+    non_ascii = sum(not character.isascii() for character in readable)
+    if not (encoding or bom_codec) and non_ascii < _MIN_UTF8_CHARACTERS:
         try:
             content = data.decode("gb18030")
         except UnicodeDecodeError:
@@ -130,35 +145,36 @@ def _decode(data: bytes, path: Path, encoding: str | None) -> str:
         else:
             logger.warning("%s is not UTF-8: read as GB18030 (name the encoding if that is wrong)", path)
             return content
-    place = f"{path}, line {readable.count(chr(10)) + 1}"
+    line = readable.count("\n") + 1
     raise InputError(
-        f"{place}: byte 0x{data[fault.start]:02x} is not valid in its encoding (tried {tried}); pass the right one"
+        f"{path}, line {line}: byte 0x{data[fault.start]:02x} is not valid in its encoding (tried {tried}); "
+        "pass the right one"
     )
 
 
 def _delimited_columns(content: str, path: Path, delimiter: str) -> dict[str, list[Any]]:
-    """The columns of a CSV or TSV file."""
+    """Parses the content of a CSV or TSV file into column name -> values."""
     try:
         header, *records = _delimited_rows(content, path, delimiter, csv.QUOTE_MINIMAL)
     except InputError as error:
         if delimiter != "\t":
             raise
-        try:  # many TSV files quote nothing, and a quotation mark that opens a text is just a character
+        try:  # many TSV files do not use quoting: a quotation mark is then an ordinary character
             header, *records = _delimited_rows(content, path, delimiter, csv.QUOTE_NONE)
         except InputError:
             raise error from None
         logger.warning("%s: quotation marks do not pair up, so they are read as part of the texts", path)
     for name in header:
         if header.count(name) > 1:
-            hint = "; has the file no header row?" if look_like_data(header) else ""
+            hint = "; does the file have a header row?" if look_like_data(header) else ""
             raise InputError(f"{path}, line 1: the header names column {name!r} more than once{hint}")
-    return {name: [record[place] for record in records] for place, name in enumerate(header)}
+    return {name: [record[index] for record in records] for index, name in enumerate(header)}
 
 
 def _delimited_rows(content: str, path: Path, delimiter: str, quoting: Any) -> list[list[str]]:
-    """The header and the records, all of the header's length; blank lines are left out."""
+    """Parses the header and the records and checks that all have the same length; blank lines are skipped."""
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    usual_limit = csv.field_size_limit(len(content))  # 131,072 characters; documents may be longer
+    usual_limit = csv.field_size_limit(len(content))  # the default, 131,072 characters, is short for documents
     rows: list[list[str]] = []
     line = 1
     try:
@@ -181,7 +197,7 @@ def _delimited_rows(content: str, path: Path, delimiter: str, quoting: Any) -> l
 
 
 def _json_document(content: str, path: Path) -> Any:
-    """The value of a JSON file, or the list of those of a JSON lines file, which may be called .json or .txt too."""
+    """Parses a JSON file into its value, or a JSON lines file into a list; a .json or .txt file may be either."""
     start = len(content) - len(content.lstrip())
     if path.suffix.lower() not in _JSON_LINES or content[start : start + 1] == "[":
         try:
@@ -195,7 +211,7 @@ def _json_document(content: str, path: Path) -> Any:
             line = content.count("\n", 0, len(content) - len(rest)) + 1
             raise InputError(f"{path}, line {line}: not valid JSON, there is something behind its end")
     records = []
-    for line, record in enumerate(content.split("\n"), 1):  # not splitlines: a text may hold U+2028
+    for line, record in enumerate(content.split("\n"), 1):  # splitlines would split at U+2028 inside a text
         if record.strip():
             try:
                 records.append(_JSON.decode(record))
@@ -209,7 +225,10 @@ def _broken_json(path: Path, line: int, error: json.JSONDecodeError) -> InputErr
 
 
 def _json_columns(document: Any, path: Path) -> dict[str, list[Any]]:
-    """The columns of an array of objects, of {"data": array of objects}, of an object of columns or of one object."""
+    """Turns a parsed JSON document into column name -> values.
+
+    The document is an array of objects, {"data": array of objects}, an object of columns, or one object (one row).
+    """
     if isinstance(document, dict):
         data = document.get("data")
         if isinstance(data, list) and all(isinstance(record, dict) for record in data):
@@ -231,7 +250,7 @@ def _json_columns(document: Any, path: Path) -> dict[str, list[Any]]:
 
 
 def _dataset(columns: Mapping[str, list[Any]], path: Path) -> Dataset:
-    """The columns in Arrow."""
+    """Builds a `datasets.Dataset` from columns; `path` is for the error message."""
     import pyarrow
     from datasets import Dataset
 
@@ -248,22 +267,22 @@ def _dataset(columns: Mapping[str, list[Any]], path: Path) -> Dataset:
 
 
 def _arrow_array(values: list[Any]) -> Any:
-    """The values in Arrow; as text where they have no common type.
+    """Returns the values as an Arrow array; values without a common type become text.
 
-    The Json type of `datasets` would be there for such values, but it turns the string "03" into the number 3.
+    The Json type of the `datasets` library is not used for these, because it turns the string "03" into the number 3.
     """
     import pyarrow
 
     try:
         return pyarrow.array(values)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
-        as_is = (str, type(None))
-        texts = [value if isinstance(value, as_is) else json.dumps(value, ensure_ascii=False) for value in values]
+        unchanged = (str, type(None))
+        texts = [value if isinstance(value, unchanged) else json.dumps(value, ensure_ascii=False) for value in values]
         return pyarrow.array(texts)
 
 
 def _parquet_dataset(data: bytes, path: Path) -> Dataset:
-    """The rows of a Parquet file, with the features (such as ClassLabel) that `datasets` has left in it."""
+    """Reads a Parquet file; features that the `datasets` library stored in it, such as ClassLabel, are kept."""
     import pyarrow
     import pyarrow.parquet
     from datasets import Dataset

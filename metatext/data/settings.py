@@ -1,4 +1,4 @@
-"""Settings of files and of episodes: each is a field here and an option of the command line."""
+"""Settings of input files and of episodes; each field is an option of the command line."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ class Table:
     label: str = "label"
     """Column that holds the labels."""
     encoding: str | None = None
-    """Encoding of the files; by default UTF-8 or GB18030, whichever fits."""
+    """Encoding of the files. By default the byte order mark decides, then UTF-8, then GB18030."""
     clean: tuple[str, ...] = ()
-    """What to clean from the texts: weibo (everything), or any of mentions urls reposts topics emoticons fullwidth."""
+    """What to clean from the texts: weibo (everything), or any of mentions urls reposts topics emoticons fullwidth.
+    By default nothing."""
     by: str | None = None
-    """Column that parts a source file into domains, one for each of its values."""
+    """Column that splits each source file into domains, one per value. By default, each file is one domain."""
 
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """What the episodes of meta-training look like."""
+    """How the episodes of meta-training are drawn."""
 
     ways: int = 5
-    """Classes per episode."""
+    """Classes per episode (at most this many with --varied)."""
     shots: int = 5
-    """Support texts per class, which the inner loop sees."""
+    """Support texts per class, for the inner loop (at most this many with --varied)."""
     queries: int = 15
-    """Query texts per class, which the meta-gradient is taken of."""
+    """Query texts per class, for the loss whose gradient updates the initialisation."""
     varied: bool = False
-    """Let --ways and --shots be the most: episodes have 2 to so many classes, and 1 to so many support texts of each.
-    Sources with few classes, such as polarity, can then join those with many."""
+    """Draw the size of each episode at random: 2 to --ways classes, and 1 to --shots support texts per class.
+    Sources with few classes can then be mixed with sources that have many."""
     temperature: float | None = None
-    """T: a source is drawn with probability proportional to its rows to the power 1/T, 1 is by size; by default all are
-    equally likely."""
+    """Temperature T of drawing a source domain: its probability is proportional to rows^(1/T).
+    With T = 1, it is proportional to the number of rows. By default all domains are equally likely."""
     hard: float = 0.0
-    """Share of the episodes whose classes are hard to tell apart: one at random, and those most like it in words."""
+    """Share of hard episodes, 0 to 1.
+    The classes of a hard episode are one random class and those whose texts are most similar to it in wording."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all random choices."""
     valid_fraction: float = 0.2
-    """Share of the sources' classes held out for validation and early stopping; 0: no validation."""
+    """Share of the source classes to hold out for validation and early stopping. 0: no validation."""
     valid_classes: tuple[str, ...] = ()
     """Class names to hold out for validation instead of a random share."""
 

@@ -11,25 +11,24 @@ from metatext.files import new_file
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
 _WRITABLE = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuses a file that `write_rows` could not write.
+    """Checks that `write_rows` knows the suffix of `path`.
 
     Raises:
-        InputError: the suffix is none of those that it knows.
+        InputError: the suffix is another than .jsonl, .json, .csv or .parquet.
     """
     if Path(path).suffix not in _WRITABLE:
         raise InputError(f"cannot write {path}: its name must end in one of {', '.join(_WRITABLE)}")
 
 
 def write_rows(rows: Dataset, path: str | Path) -> None:
-    """Writes a table as .jsonl, .json, .csv or .parquet, by the suffix; beside its place first, then renamed.
+    """Writes a table to a .jsonl, .json, .csv or .parquet file, atomically; the suffix decides the format.
 
     Raises:
-        InputError: the suffix is none of these.
+        InputError: the suffix is another.
     """
     path = Path(path)
     check_writable(path)
@@ -39,5 +38,5 @@ def write_rows(rows: Dataset, path: str | Path) -> None:
         ".csv": lambda file: rows.to_csv(file, index=False),
         ".parquet": rows.to_parquet,
     }
-    with new_file(path) as beside:
-        writers[path.suffix](str(beside))
+    with new_file(path) as temporary:
+        writers[path.suffix](str(temporary))

@@ -338,7 +338,7 @@ def test_an_unknown_type_lists_those_that_are_known(tmp_path: Path, name: str, c
         ("d.csv", 'text,label\nok,x\n"a,x\nb,y\n', "line 3: the quoting is broken (unexpected end of data); "),
         ("d.csv", 'text,label\n"a" b,x\n', "line 2: the quoting is broken ("),
         ("d.csv", "text,label,text\na,b,c\n", "line 1: the header names column 'text' more than once"),
-        ("d.csv", "1,1\na,b\n", "line 1: the header names column '1' more than once; has the file no header row?"),
+        ("d.csv", "1,1\na,b\n", "line 1: the header names column '1' more than once; does the file have a header row?"),
         ("d.tsv", "text\tlabel\na\n", "line 2: 1 fields where the header has 2; "),
         ("d.jsonl", '{"text": "a"}\n{"text": \n', "line 2: not valid JSON at character 10 (Expecting value)"),
         ("d.json", '[{"text": "a"},\n{"text" "b"}]', "line 2: not valid JSON at character 9 ("),
@@ -405,7 +405,8 @@ def test_a_missing_column_lists_those_that_are_there(tmp_path: Path) -> None:
 def test_a_missing_header_is_guessed(tmp_path: Path) -> None:
     path = write(tmp_path / "d.csv", "这家酒店不错,1\n太差,0\n")
     assert fault(InputError, Domain.from_file, path) == (
-        f"{path} has no column 'text'; there are '这家酒店不错', '1'; these look like data: has the file no header row?"
+        f"{path} has no column 'text'; there are '这家酒店不错', '1'; "
+        "these look like data: does the file have a header row?"
     )
 
 
@@ -530,5 +531,5 @@ def test_a_real_json_array_in_a_text_file() -> None:
 def test_a_real_file_without_a_header() -> None:
     message = fault(InputError, Domain.from_file, SHARED / "data/messy/ag_news_no_header.csv")
     assert "ag_news_no_header.csv has no column 'text'" in message
-    assert "has the file no header row?" in message
+    assert "does the file have a header row?" in message
     assert len(message) < 400
