@@ -24,7 +24,11 @@ Command = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; a user's mistake is one sentence on standard error and exit code 2."""
+    """Runs the command line; see `run_command` for errors and exit codes.
+
+    Args:
+        arguments: the words after `metatext`; by default those of the process.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     run_command(Command, words, prog="metatext", description=_ABOUT)
 

@@ -1,4 +1,4 @@
-"""The commands that train: pretrain, train, search."""
+"""The commands that train a model: pretrain, train, search."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from metatext.training.settings import PretrainSettings
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Pre-train an encoder further on unlabelled texts of your domain, before meta-training: masked language modelling.
+    """Continue the masked language modelling of an encoder on unlabelled texts of your domain, before meta-training.
 
     Example: metatext pretrain BAAI/bge-base-zh-v1.5 --texts posts.csv --output encoders/posts
     """
 
     encoder: Positional[str]
-    """Pretrained encoder: a Hub id or a folder."""
+    """Pretrained encoder with a masked-language-modelling head, such as BERT: a Hub id or a folder."""
     texts: tuple[str, ...]
-    """One or more files of texts: tables, or .txt files of one a line. Labels are not read."""
+    """One or more files of texts: tables, or .txt files with one text per line. Labels are not read."""
     output: str
-    """Folder for the encoder."""
+    """Folder to write the encoder to."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     settings: OmitArgPrefixes[PretrainSettings] = field(default_factory=PretrainSettings)
 
     def run(self) -> None:
-        """Reads everything before anything is written."""
+        """Runs the command; all input is read before anything is written."""
         from metatext.training.pretrain import pretrain
 
         if self.table.by:
@@ -43,18 +43,18 @@ class Pretrain:
             f"{self.output}: pre-trained on {len(texts)} texts, loss {loss:.2f} nats a masked token in the last epoch"
         )
         if prefix := self.settings.text_prefix:
-            print(f"its tokenizer puts no prefix: train it with --text-prefix {prefix!r} too")
+            print(f"its tokenizer adds no prefix: meta-train it with --text-prefix {prefix!r} too")
 
 
 @dataclass(frozen=True)
 class Train(Job):
-    """Meta-train a learner: its initialisation and inner learning rates, over episodes of labelled source files.
+    """Meta-train a learner (its initialisation and inner learning rates) on episodes drawn from labelled source files.
 
     Example: metatext train --source news.jsonl reviews.csv --encoder BAAI/bge-base-zh-v1.5 --output runs/news
     """
 
     def run(self) -> None:
-        """Reads everything before anything is written."""
+        """Runs the command; all input is read before anything is written."""
         from accelerate import PartialState
 
         from metatext.training.run import train
@@ -74,10 +74,13 @@ class Train(Job):
 
 @dataclass(frozen=True)
 class Search(Job):
-    """Search the learning rates, inner steps, scope and order of meta-training, judged on held-out source classes.
+    """Search for the best settings of meta-training, measured on held-out source classes.
 
-    Needs pip install 'metatext[search]'. Repeat the command to go on after an interruption. The output folder gets
-    trials.csv, importances.svg and best.py, which trains the best configuration and evaluates it on a target.
+    The search varies the learning rates, the inner steps, the scope and the method (prototypical network, first-order
+    or full MAML). It needs pip install 'metatext[search]'. To continue after an interruption, repeat the command. The
+    output folder gets trials.csv, importances.svg and best.py. The script best.py trains the best configuration and
+    evaluates it on a target.
+
     Example: metatext search --source news.jsonl reviews.csv --encoder BAAI/bge-base-zh-v1.5 --output runs/search
     """
 
@@ -86,7 +89,7 @@ class Search(Job):
     settings: OmitArgPrefixes[SearchSettings] = field(default_factory=SearchSettings)
 
     def run(self) -> None:
-        """Runs the trials that are missing, and says which was the best."""
+        """Runs the trials that are missing and prints the best configuration."""
         from metatext.search.search import search
         from metatext.search.search_space import combination_in_words
         from metatext.search.study_files import best_of, finished, objective_of

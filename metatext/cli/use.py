@@ -18,35 +18,40 @@ from metatext.files import check_free, check_free_file
 
 @dataclass(frozen=True)
 class Adapt:
-    """Adapt a meta-trained learner to your labelled file; the result is a plain transformers classifier.
+    """Adapt a meta-trained learner to your labelled texts. The result is a plain transformers classifier.
 
     Example: metatext adapt runs/news my.csv --text text --label label --output my-model
     """
 
     learner: Positional[str]
-    """Folder or Hub id of a learner."""
+    """Meta-trained learner: a folder or a Hub id."""
     file: Positional[str]
-    """Your labelled texts, any number per class."""
+    """File of your labelled texts: at least two classes, any number of texts per class."""
     output: str
-    """Folder for the adapted classifier."""
+    """Folder to write the adapted classifier to."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     steps: int | None = None
-    """Inner steps; by default none with a prototype head, whose start is chosen from your texts, and as many as in
-    meta-training with a learned head."""
+    """Number of inner steps.
+    The default for a prototype head is none: its start is chosen from your texts.
+    The default for a learned (linear) head is the number in meta-training."""
     class_names: tuple[str, ...] = ()
-    """What labels are called in the language of the texts, as label=name: a word or a short description. By default the
-    labels themselves."""
+    """What the labels mean, written label=name.
+    A name is a word or a short description in the language of the texts. By default the labels are the names."""
     blend: float | None = None
-    """Share of the meta-trained weights: 0, 0.25, 0.5, 0.75 or 1; by default chosen from your texts."""
+    """Share of the meta-trained weights in the encoder: 0 (only pretrained), 0.25, 0.5, 0.75 or 1 (only meta-trained).
+    By default it is chosen from your texts."""
     epochs: int | None = None
-    """Passes of fine-tuning over your texts; by default 4 from 30 texts on (60 where the sources have the classes)."""
+    """Passes of fine-tuning over your texts.
+    By default 4 if there are at least 30 texts (60 if the sources have the same classes), and 0 otherwise.
+    With --steps the default is 0."""
     unlabelled: tuple[str, ...] = ()
-    """Files of further texts, some hundreds: in a column of the same name, or a .txt's lines; labels are not read."""
+    """Files of further texts of the same kind, some hundreds. Labels are not read.
+    They are tables with the same text column, or .txt files with one text per line."""
     overwrite: bool = False
-    """Replace the output folder."""
+    """Replace the output folder if metatext wrote it."""
 
     def run(self) -> None:
-        """Reads everything before anything is written."""
+        """Runs the command; all input is read before anything is written."""
         from metatext.adaptation.adapt import adapt
         from metatext.encoders.transformers_loading import default_device
         from metatext.learners.learner import Learner
@@ -54,65 +59,69 @@ class Adapt:
         check_free(self.output, self.overwrite)
         if self.table.by:
             raise InputError("--by parts source files into domains, but a file to adapt to is one: leave it out")
-        names = parse_class_names(self.class_names) or None
+        class_names = parse_class_names(self.class_names) or None
         domain = read_domain(self.file, self.table)
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
-        more = read_unlabelled(self.unlabelled, self.table)
+        unlabelled = read_unlabelled(self.unlabelled, self.table)
         learner = Learner.from_pretrained(self.learner).to(default_device())
-        adapted = adapt(learner, domain.texts, domain.labels, self.steps, names, self.blend, self.epochs, more)
+        adapted = adapt(
+            learner, domain.texts, domain.labels, self.steps, class_names, self.blend, self.epochs, unlabelled
+        )
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
-        texts = f"{len(domain)} texts" + (f" and {adapted.metadata['unlabelled']} without labels" if more else "")
-        found = [adapted.classes[i] for i in adapted.probabilities(domain.texts).argmax(1).tolist()]
-        same = sum(given == own for given, own in zip(found, domain.labels, strict=True))
+        texts = f"{len(domain)} texts" + (f" and {adapted.metadata['unlabelled']} without labels" if unlabelled else "")
+        predicted = [adapted.classes[i] for i in adapted.probabilities(domain.texts).argmax(1).tolist()]
+        correct = sum(label == true for label, true in zip(predicted, domain.labels, strict=True))
         print(
             f"{self.output}: a classifier of {len(adapted.classes)} classes, adapted to {texts}, "
-            f"of which it gives {same} your label"
+            f"of which it gives {correct} your label"
         )
         if start := adapted.metadata.get("start"):
             _print_start(start, adapted.metadata["epochs"])
 
 
 def _print_start(start: dict[str, Any], epochs: int) -> None:
-    """Where adaptation started, and for how long it fine-tuned, in the words of the options."""
-    way = f"{start['blend']:.0%} of the way from pretrained to meta-trained"
-    tuned = f"then fine-tuned in {epochs} passes over your texts" if epochs else "not fine-tuned"
-    print(f"encoder: {way} (--blend), {tuned} (--epochs)")
-    known = "those of the sources; what was learned of them" if start["shared"] else "what their names say"
+    """Prints the start that adaptation chose and the passes of fine-tuning, with the options that change them."""
+    blend = f"{start['blend']:.0%} of the way from pretrained to meta-trained"
+    tuning = f"then fine-tuned in {epochs} passes over your texts" if epochs else "not fine-tuned"
+    print(f"encoder: {blend} (--blend), {tuning} (--epochs)")
+    prior = "those of the sources; what was learned of them" if start["shared"] else "what their names say"
     if start["names_weight"]:
-        print(f"classes: {known} counts as much as {start['names_weight']:g} more texts of each")
+        print(f"classes: {prior} counts as much as {start['names_weight']:g} more texts of each")
     else:
-        why = "no label says what it means, or your texts speak against it"
-        print(f"classes: known by your texts alone ({why}); --class-names label=name ... gives names")
+        reason = "no label says what it means, or your texts speak against it"
+        print(f"classes: known by your texts alone ({reason}); --class-names label=name ... gives names")
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Label the texts of a file: adds the columns label and score (its probability).
+    """Classify the texts of a file. The output has all its columns, and the new columns label and score.
 
-    A column of the file that has one of these names is called label_given, score_given in the output.
+    The score is the probability of the label. If the file already has a column label or score, the output calls it
+    label_given or score_given.
 
     Example: metatext predict my-model posts.csv --text text --output out.jsonl
     """
 
     model: Positional[str]
-    """Folder or Hub id of an adapted classifier."""
+    """Adapted classifier: a folder or a Hub id."""
     file: Positional[str]
-    """The texts: csv, tsv, jsonl, json or parquet, whose columns are all kept; or a .txt's lines."""
+    """File of the texts: csv, tsv, jsonl, json or parquet, or a .txt file with one text per line."""
     output: str
-    """File to write: .jsonl, .csv or .parquet."""
+    """File to write; the suffix decides the format: .jsonl, .json, .csv or .parquet."""
     text: str = "text"
     """Column that holds the texts."""
     encoding: str | None = None
-    """Encoding of the file; by default UTF-8 or GB18030, whichever fits."""
+    """Encoding of the file. By default the byte order mark decides, then UTF-8, then GB18030."""
     clean: tuple[str, ...] = ()
-    """What to clean from the texts before they are classified (by default, what adapt cleaned); the file keeps them."""
+    """What to clean from the texts before they are classified; by default the same as in adapt.
+    The output has the texts as they were."""
     overwrite: bool = False
-    """Replace the output file."""
+    """Replace the output file if it exists."""
 
     def run(self) -> None:
-        """Reads everything before anything is written."""
+        """Runs the command; all input is read before anything is written."""
         from metatext.adaptation.inference import load_classifier, predict
         from metatext.data.cleaning import clean_texts
         from metatext.data.readers import read_texts
@@ -123,13 +132,13 @@ class Predict:
         rows, texts = read_texts(self.file, self.text, self.encoding)
         model, tokens, metadata = load_classifier(self.model)
         clean = self.clean or metadata.get("clean")
-        best = predict(model, tokens, clean_texts(texts, clean or None)).max(1)
+        best = predict(model, tokens, clean_texts(texts, clean or None)).max(1)  # values and indices, (texts,)
         for name in ("label", "score"):
             if name in rows.column_names:
-                kept = f"{name}_given"
-                while kept in rows.column_names:
-                    kept += "_given"
-                rows = rows.rename_column(name, kept)
+                new_name = f"{name}_given"
+                while new_name in rows.column_names:
+                    new_name += "_given"
+                rows = rows.rename_column(name, new_name)
         rows = rows.add_column("label", [model.config.id2label[i] for i in best.indices.tolist()])
         write_rows(rows.add_column("score", best.values.tolist()), self.output)
         print(f"{self.output}: {len(texts)} texts labelled")
@@ -137,29 +146,30 @@ class Predict:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Compare the learner with what people use instead, on the same few-shot draws of a target file.
+    """Compare learners with baselines on the same few-shot draws from a target file.
 
     Prints accuracy and macro-F1 with 95% confidence intervals over the draws.
+
     Example: metatext evaluate runs/news --target weibo.jsonl --shots 1 5 10 --draws 10 --output table.json
     """
 
     runs: Positional[tuple[str, ...]]
-    """One or more folders or Hub ids of learners (first-order MAML and full MAML, say)."""
+    """Learners to compare, such as first-order and full MAML: one or more folders or Hub ids."""
     target: str
     """Labelled file of the target domain."""
     output: str
-    """JSON file for the table and every single result; a report is written beside it, with suffix .md."""
+    """JSON file for the table and every single result. A report of the same name with suffix .md is written too."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     settings: OmitArgPrefixes[EvaluateSettings] = field(default_factory=EvaluateSettings)
     source: tuple[str, ...] = ()
-    """Source files of joint training; by default those that the first run was trained on."""
+    """Source files for joint training, a baseline. By default those on which the first learner was trained."""
     overwrite: bool = False
-    """Replace the output files."""
+    """Replace the output files if they exist."""
     progress: bool = True
-    """Whether a progress bar is shown; --no-progress: none."""
+    """Show a progress bar; --no-progress hides it."""
 
     def run(self) -> None:
-        """Reads everything before anything is written."""
+        """Runs the command; all input is read before anything is written."""
         from metatext.evaluation.run import evaluate, evaluation_files
         from metatext.training.source_note import read_noted_sources
 
@@ -181,23 +191,24 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Export:
-    """Push an adapted classifier, or a learner, to the Hugging Face Hub with a model card.
+    """Upload an adapted classifier or a learner to the Hugging Face Hub, with a model card.
 
-    Log in first with `hf auth login` (or set HF_TOKEN).
+    Log in first with `hf auth login`, or set HF_TOKEN.
+
     Example: metatext export my-model --hub-id user/name --private
     """
 
     folder: Positional[str]
-    """Folder of a classifier (from adapt) or of a learner (from train)."""
+    """Folder of a classifier (written by adapt) or of a learner (written by train)."""
     hub_id: str
-    """Name on the Hub: user/name."""
+    """Name of the repository on the Hub: user/name. It is created if it does not exist."""
     private: bool = False
-    """Make the repository private."""
+    """Make the repository private. An existing public repository is refused."""
     table: str | None = None
-    """JSON file of `metatext evaluate`; its scores go into the model card."""
+    """JSON file written by evaluate; its scores go into the model card."""
 
     def run(self) -> None:
-        """Pushes, and prints where to."""
+        """Uploads the folder and prints its address on the Hub."""
         from metatext.hub.export import push
 
         print(push(self.folder, self.hub_id, self.private, self.table))

@@ -1,4 +1,4 @@
-"""The model card of a saved classifier or learner, written from its metatext.json."""
+"""Writes the model card of a saved classifier or learner from its metatext.json."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from metatext.hub.model_folder import read_metadata
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-
 CARD_MARK = "<!-- Written by `metatext export`; take this line out to keep your own changes. -->"
-"""A README.md without this line is the user's own and is pushed as it is."""
+"""Marks a README.md that metatext wrote. A README.md without this line is the user's own and is uploaded unchanged."""
 
-
+# Keys of metatext.json and config.json under which class names stand: these may look like paths, but are not.
 _LABEL_KEYS = {"classes", "support", "id2label", "label2id", "labels"}
 
 
 def model_card(folder: Path, hub_id: str, table: Path | None = None) -> str:
-    """The README.md of a saved folder: metadata that the Hub reads, then what, how good, how to use, what limits.
+    """Returns the README.md of a saved folder.
+
+    It has the YAML metadata that the Hub reads, a summary, the classes, the results, example code and the limits.
 
     Args:
-        folder: A folder that metatext saved; what its metatext.json does not say is left out.
-        hub_id: `user/name`, as it stands in the code to copy.
-        table: The JSON file of `metatext evaluate`, for the scores.
+        folder: A folder that metatext saved; facts that its metatext.json lacks are left out.
+        hub_id: The name on the Hub, `user/name`, for the example code.
+        table: A JSON file that `metatext evaluate` wrote, for the scores.
 
     Raises:
-        InputError: The table is not one that `metatext evaluate` wrote.
+        InputError: `table` was not written by `metatext evaluate`.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -69,10 +70,10 @@ def model_card(folder: Path, hub_id: str, table: Path | None = None) -> str:
 
 
 def results_of(table: Path) -> list[dict[str, Any]]:
-    """The scores in the JSON file of `metatext evaluate`, one entry a method, number of shots and metric.
+    """Returns the scores in a JSON file of `metatext evaluate`: one entry per method, number of shots and metric.
 
     Raises:
-        InputError: The file is not one that `metatext evaluate` wrote.
+        InputError: The file does not exist or was not written by `metatext evaluate`.
     """
     if not table.is_file():
         raise InputError(f"there is no file {str(table)!r}; give the output of `metatext evaluate`")
@@ -89,35 +90,41 @@ def results_of(table: Path) -> list[dict[str, Any]]:
 
 
 def without_local_paths(value: Any) -> Any:
-    """Absolute paths, which tell of a machine and its user, become their last name; class names are left alone.
+    """Returns a JSON value with each absolute path cut to its last component, since a path can reveal a user's name.
 
-    A base model that is a folder becomes `./last-name`, so that nobody takes it for a model on the Hub.
+    Class names are not changed. A base model that is a local folder becomes `./last-component`, so that it is not
+    mistaken for a model on the Hub.
+
+    Example:
+        >>> without_local_paths({"table": "/home/user/runs/table.json", "classes": ["/a/b"]})
+        {'table': 'table.json', 'classes': ['/a/b']}
     """
     if isinstance(value, dict):
         public = {key: item if key in _LABEL_KEYS else without_local_paths(item) for key, item in value.items()}
         base_model = value.get("base_model")
         if isinstance(base_model, str) and (public["base_model"] != base_model or Path(base_model).exists()):
-            public["base_model"] = f"./{_last_name(base_model)}"
+            public["base_model"] = f"./{_last_component(base_model)}"
         return public
     if isinstance(value, list):
         return [without_local_paths(item) for item in value]
     if isinstance(value, str) and re.match(r"/[^/]+/|~[^/\s]*/|[A-Za-z]:[\\/]|\\\\", value):
-        return _last_name(value)
+        return _last_component(value)
     return value
 
 
-def _last_name(path: str) -> str:
+def _last_component(path: str) -> str:
+    """Returns the last component of a POSIX or Windows path."""
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def _is_hub_id(name: object) -> bool:
-    """Whether this can only be a model on the Hub (`name` or `user/name`), not a folder of this machine."""
+    """Returns whether `name` has the form of a Hub id (`name` or `user/name`) and no local folder has this name."""
     pattern = r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*"
     return isinstance(name, str) and re.fullmatch(pattern, name) is not None and not Path(name).exists()
 
 
 def _own_results(metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    """Results of this model's own method that have a score: rows of baselines stand in the table only."""
+    """Returns the results of the model's own method that have a score; baselines are not scores of this model."""
     method = metadata.get("method")
     return [
         row
@@ -127,10 +134,12 @@ def _own_results(metadata: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_number(value: object) -> bool:
+    """Returns whether a JSON value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _eval_results(metadata: dict[str, Any]) -> list[EvalResult]:
+    """Returns the model's own results in the form that the Hub shows beside the card."""
     from huggingface_hub import EvalResult
 
     results = []
@@ -173,7 +182,7 @@ def _facts(metadata: dict[str, Any]) -> str:
     base_model, method, steps = metadata.get("base_model"), metadata.get("method"), metadata.get("inner_steps")
     prefix, epochs = metadata.get("text_prefix"), metadata.get("epochs")
     if isinstance(base_model, str) and not _is_hub_id(base_model):
-        base_model = f"{_last_name(base_model)} (a local folder)"
+        base_model = f"{_last_component(base_model)} (a local folder)"
     facts = {
         "Base model": base_model,
         "Method": f"{method}, {steps} inner steps" if method and steps else method,

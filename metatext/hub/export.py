@@ -1,8 +1,8 @@
-"""Pushes a saved classifier or learner to the Hugging Face Hub, with a model card.
+"""Uploads a saved classifier or learner to the Hugging Face Hub, with a model card.
 
     metatext export my-model --hub-id user/name --private
 
-The login is huggingface_hub's own (`hf auth login` or HF_TOKEN). The local folder is only read.
+The login is that of huggingface_hub (`hf auth login` or HF_TOKEN). The local folder is not changed.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ _VOCABULARY_FILES = ("tokenizer*.json", "vocab*.json", "added_tokens.json", "spe
 
 
 def push(folder: str | Path, hub_id: str, private: bool = False, table: str | Path | None = None) -> str:
-    """Sends a folder that metatext saved to the Hub as one commit; repeated, it sends only what is missing.
+    """Uploads a folder that metatext saved to the Hub, in one commit.
+
+    After an interruption, a second call uploads only the files that are missing.
 
     Args:
         folder: A classifier (plain transformers files) or a saved learner.
-        hub_id: `user/name`; the repository is created where it does not exist.
-        private: Only you can see it. An existing public repository is refused rather than filled.
-        table: The JSON file of `metatext evaluate`; its scores go into the model card.
+        hub_id: The name on the Hub, `user/name`; the repository is created if it does not exist.
+        private: Make a new repository private. An existing public repository is refused.
+        table: A JSON file that `metatext evaluate` wrote; its scores go into the model card.
 
     Returns:
-        The address of the model on the Hub.
+        The URL of the model on the Hub.
 
     Raises:
-        InputError: The folder is not one that metatext saved, or the Hub cannot be written to.
+        InputError: The folder is incomplete or not one that metatext saved, or the Hub cannot be written to.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
             f"there is no folder {str(folder)!r}; give one that `metatext adapt` or `metatext train` wrote"
         )
-    metadata = read_metadata(folder) or {"kind": "classifier"}  # plain transformers folders are welcome too
+    metadata = read_metadata(folder) or {"kind": "classifier"}  # a plain transformers folder
     files = _files(folder)
     _check_complete(folder, metadata, files)
     if hub_id.count("/") != 1:
@@ -55,7 +57,7 @@ def push(folder: str | Path, hub_id: str, private: bool = False, table: str | Pa
     not_found = f"{hub_id!r} cannot be seen by this login; run `hf auth login` with a token that may write there"
     unfinished = "nothing was changed locally; repeat the command to finish"
     with hub_errors(hub_id, not_found=not_found, unfinished=unfinished):
-        api = HfApi(token=True)  # True: a login is required, and only huggingface_hub handles it
+        api = HfApi(token=True)  # True requires a login; only huggingface_hub reads the token
         url = api.create_repo(hub_id, private=private or None, exist_ok=True)
         if private and not api.model_info(hub_id).private:
             raise InputError(
@@ -67,7 +69,7 @@ def push(folder: str | Path, hub_id: str, private: bool = False, table: str | Pa
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files that travel, by their name in the repository: of the folder itself, not of folders in it."""
+    """Returns file name -> path for the files to upload; subfolders, such as checkpoints, are left out."""
     return {
         path.name: path
         for path in folder.iterdir()
@@ -76,6 +78,11 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _check_complete(folder: Path, metadata: dict[str, Any], files: dict[str, Path]) -> None:
+    """Checks that the files to upload have weights and, for a classifier, a config.json.
+
+    Raises:
+        InputError: a file is missing.
+    """
     if metadata["kind"] == "learner":
         missing = [] if any(name.endswith(".safetensors") for name in files) else ["weights (*.safetensors)"]
     else:
@@ -90,6 +97,11 @@ def _check_complete(folder: Path, metadata: dict[str, Any], files: dict[str, Pat
 
 
 def _is_users_own(readme: Path | None) -> bool:
+    """Returns whether there is a README.md that metatext did not write.
+
+    Raises:
+        InputError: the file is not UTF-8.
+    """
     try:
         return readme is not None and CARD_MARK not in readme.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -97,7 +109,7 @@ def _is_users_own(readme: Path | None) -> bool:
 
 
 def _public_content(path: Path) -> Path | bytes:
-    """The file itself, or its JSON with the local paths taken out where it holds any."""
+    """Returns the path of a file or, if it is JSON with absolute paths, its content without these paths."""
     if path.suffix != ".json" or any(fnmatch(path.name, pattern) for pattern in _VOCABULARY_FILES):
         return path
     try:

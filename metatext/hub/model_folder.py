@@ -1,4 +1,4 @@
-"""Model folders on the Hugging Face Hub: which files travel, how a name becomes a folder, what an error means."""
+"""Model folders on disk and on the Hugging Face Hub: their files, their download, and messages for Hub errors."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any
 from metatext.errors import InputError
 
 METADATA = "metatext.json"
-"""What metatext knows about a folder that it saved: kind, base model, method, classes, scores."""
-
+"""File with the metadata of a folder that metatext saved: kind, base model, method, classes, scores."""
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
-"""Files that are sent to and fetched from the Hub. No pickles (.bin, .pt, .pkl), no logs."""
-
+"""Files that are uploaded to and downloaded from the Hub. Pickles (.bin, .pt, .pkl) and logs are left out."""
 
 CHECKPOINTS = "checkpoints/*"
-"""Resumable training states; they stay on the machine that trains."""
-
+"""Training states to resume from; they are neither uploaded nor downloaded."""
 
 _LOGIN = "run `hf auth login` or set HF_TOKEN to a token with write access"
 
 
 def resolve_folder(id_or_folder: str, revision: str | None = None) -> Path:
-    """A local folder as it is; any other name is fetched from the Hub, or from its cache when it is there.
+    """Returns a local folder unchanged; any other name is downloaded from the Hub, or found in its cache.
 
     Args:
         id_or_folder: A folder, or the name of a model on the Hub (`user/name`).
-        revision: Branch, tag or commit on the Hub; a local folder has none and is returned as it is.
+        revision: Branch, tag or commit on the Hub; ignored for a local folder.
+
+    Returns:
+        The local folder.
 
     Raises:
-        InputError: Neither a folder nor a model that can be read; the sentence names what was asked for.
+        InputError: `id_or_folder` is neither a folder nor a model that can be downloaded.
     """
     path = Path(id_or_folder)
     if id_or_folder and path.is_dir():
@@ -56,10 +56,10 @@ def resolve_folder(id_or_folder: str, revision: str | None = None) -> Path:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """What metatext knows of a folder that it wrote; nothing of another.
+    """Returns the metadata of a folder that metatext wrote, or {} for any other folder.
 
     Raises:
-        InputError: the metadata is damaged.
+        InputError: the metadata file is damaged, or was not written by metatext.
     """
     path = folder / METADATA
     if not path.exists():
@@ -75,12 +75,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def hub_errors(hub_id: str, not_found: str, unfinished: str) -> Iterator[None]:
-    """Turns whatever huggingface_hub raises into an InputError of one sentence.
+    """Context manager that turns an exception of huggingface_hub into an `InputError` of one sentence.
 
     Args:
-        hub_id: The name that was asked for.
-        not_found: The whole sentence for a model that is missing or hidden.
-        unfinished: How a sentence about a broken connection ends: what state things are in and what to do.
+        hub_id: The requested name.
+        not_found: The message for a model that is missing or not visible to the login.
+        unfinished: The end of the message for a broken connection: what was done so far, and how to continue.
+
+    Raises:
+        InputError: an exception of the Hub, the network or the disk.
     """
     try:
         yield
@@ -88,16 +91,16 @@ def hub_errors(hub_id: str, not_found: str, unfinished: str) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, UnicodeEncodeError) or "Bearer" in str(error):
-            # The header with the token could not be sent. Not chained: a traceback would show it.
+            # The HTTP header with the token could not be encoded. `from None` keeps the token out of the traceback.
             raise InputError(f"the Hub token contains a character that no token has; {_LOGIN}") from None
-        sentence = _sentence(error, hub_id, not_found, unfinished)
-        if sentence is None:
+        message = _hub_message(error, hub_id, not_found, unfinished)
+        if message is None:
             raise
-        raise InputError(sentence) from error
+        raise InputError(message) from error
 
 
-def _sentence(error: Exception, hub_id: str, not_found: str, unfinished: str) -> str | None:
-    """What the error means to the user; None for one that is not the Hub's, the network's or the disk's."""
+def _hub_message(error: Exception, hub_id: str, not_found: str, unfinished: str) -> str | None:
+    """Returns the message for an exception of the Hub, the network or the disk, or None for any other exception."""
     from json import JSONDecodeError
 
     from huggingface_hub.errors import (
@@ -110,8 +113,8 @@ def _sentence(error: Exception, hub_id: str, not_found: str, unfinished: str) ->
         RevisionNotFoundError,
     )
 
-    # The HTTP library's base class differs between versions of huggingface_hub (requests, httpx, httpx2); it is
-    # always a base of HfHubHTTPError. RuntimeError is how a failed upload of a large file arrives.
+    # Versions of huggingface_hub use different HTTP libraries (requests, httpx, httpx2). The error class of the library
+    # is always a base of HfHubHTTPError. A failed upload of a large file raises RuntimeError.
     connection_errors = (*(base for base in HfHubHTTPError.__bases__ if base is not OSError), ConnectionError)
     connection_errors += (TimeoutError, RuntimeError, JSONDecodeError)
 
@@ -135,7 +138,7 @@ def _sentence(error: Exception, hub_id: str, not_found: str, unfinished: str) ->
     if isinstance(error, RevisionNotFoundError):
         return f"{hub_id!r} exists on the Hub, but not in the revision that was asked for (branch, tag or commit)"
     if isinstance(error, HfHubHTTPError):
-        return _http_sentence(error.response.status_code, error.server_message, hub_id, unfinished)
+        return _http_message(error.response.status_code, error.server_message, hub_id, unfinished)
     if isinstance(error, connection_errors):
         return f"the connection to the Hub broke off or could not be made ({type(error).__name__}); {unfinished}"
     if isinstance(error, OSError | ValueError):
@@ -143,7 +146,8 @@ def _sentence(error: Exception, hub_id: str, not_found: str, unfinished: str) ->
     return None
 
 
-def _http_sentence(status: int, message: str | None, hub_id: str, unfinished: str) -> str:
+def _http_message(status: int, message: str | None, hub_id: str, unfinished: str) -> str:
+    """Returns the message for an HTTP status code; `message` is what the server said, if anything."""
     if status == 401:
         return f"the Hub refused the login for {hub_id!r} (the token is wrong or has expired); {_LOGIN}"
     if status == 403:
