@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from metatext.training.settings import TrainConfig as TrainConfig
     from metatext.training.trainer import MetaTrainer as MetaTrainer
 
-# Names are imported at first use, so that `import metatext` and `metatext --help` need no torch.
-_HOME = {
+# Each public name is imported at its first use, so that `import metatext` and `metatext --help` load no torch.
+_MODULE_OF = {
     "Domain": "metatext.data.domains",
     "Episode": "metatext.data.episodes",
     "EpisodeSampler": "metatext.data.episode_sampler",
@@ -27,14 +27,14 @@ _HOME = {
     "MetaTrainer": "metatext.training.trainer",
     "TrainConfig": "metatext.training.settings",
 }
-__all__ = [*_HOME, "maml"]
+__all__ = [*_MODULE_OF, "maml"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "maml":
         return import_module("metatext.maml")
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'metatext' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed."""
+"""Atomic writes: a file or folder is written under a temporary name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -13,62 +13,76 @@ from typing import Any
 
 @contextmanager
 def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yields a folder to fill, which becomes `path` when the block ends without an exception.
+    """Context manager that yields a temporary folder and renames it to `path` at the end of the block.
+
+    If the block raises, the temporary folder is deleted and `path` is unchanged.
+
+    Args:
+        path: the folder to create; its parents are created too.
+        overwrite: replace a folder that metatext wrote.
 
     Raises:
-        FileExistsError: `path` is there and is not an empty folder, and `overwrite` is not set.
+        FileExistsError: `check_free` refuses `path`.
     """
     path = Path(path).resolve()
     check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        yield beside
+        yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        for file in beside.iterdir():
-            file.chmod(0o666 & ~umask)  # safetensors makes its files private to the user
+        for file in temporary.iterdir():
+            file.chmod(0o666 & ~umask)  # safetensors creates files that only their owner can read
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
             try:
-                beside.rename(path)
+                temporary.rename(path)
             except OSError:
                 old.rename(path)
                 raise
             shutil.rmtree(old)
         else:
-            beside.rename(path)
+            temporary.rename(path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_free(
     path: str | Path, overwrite: bool = False, options: str = "--overwrite (in Python overwrite=True)"
 ) -> None:
-    """Refuses a folder that holds something, unless `overwrite` is set and metatext wrote it.
+    """Checks that a folder can be written to `path`.
+
+    This is so if nothing is there, if the folder is empty, or if `overwrite` is set and metatext wrote the folder.
+
+    Args:
+        path: the folder to be written.
+        overwrite: whether a folder that metatext wrote may be replaced.
+        options: the options that allow replacement, for the message; empty for none.
 
     Raises:
-        FileExistsError: naming the path and the `options`, if any, that allow to go on.
+        FileExistsError: `path` cannot be used; the message names `path` and `options`.
     """
     path = Path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
-        ways_out = f", or pass {options}" if options else ""
-        raise FileExistsError(f"{path} already exists and is kept: choose another output{ways_out}")
-    marks = ("metatext.json", "checkpoints/step-*/state.json", "weights.safetensors")  # the last of a checkpoint
+        alternative = f", or pass {options}" if options else ""
+        raise FileExistsError(f"{path} already exists and is kept: choose another output{alternative}")
+    # In this order: a saved learner or classifier, a run with checkpoints, one checkpoint.
+    marks = ("metatext.json", "checkpoints/step-*/state.json", "weights.safetensors")
     if not path.is_dir() or not any(any(path.glob(mark)) for mark in marks):
         raise FileExistsError(f"{path} holds what metatext did not write, so it is not replaced: choose another output")
 
 
 def check_free_file(path: str | Path, overwrite: bool = False) -> None:
-    """Refuses a file that exists, unless `overwrite` is set, and a folder in any case.
+    """Checks that a file can be written to `path`.
 
     Raises:
-        FileExistsError: naming the path.
+        FileExistsError: `path` is a folder, or it is a file and `overwrite` is not set.
     """
     path = Path(path)
     if path.is_dir():
@@ -79,28 +93,31 @@ def check_free_file(path: str | Path, overwrite: bool = False) -> None:
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """Yields a file to write, which replaces the one at `path` when the block ends without an exception."""
+    """Context manager that yields a temporary path and moves the file written there to `path` at the end of the block.
+
+    If the block raises, the temporary file is deleted and `path` is unchanged. Parent folders are created.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield beside
-        beside.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replaces the file at `path` in one move."""
-    with new_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Writes `text` as UTF-8 to the file at `path`, atomically."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """`write_text` of indented JSON."""
+    """Writes `value` as indented JSON to the file at `path`, atomically."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def absolute(path: str) -> str:
-    """The path of what is there, found from any working directory; names on the Hub stay as they are."""
+    """Returns the absolute path if `path` exists; any other string, such as a Hub id, is returned unchanged."""
     return str(Path(path).resolve()) if Path(path).exists() else path

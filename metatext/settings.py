@@ -1,4 +1,4 @@
-"""All settings: each field is an option of the command line."""
+"""All classes of settings in one place; each field is an option of the command line."""
 
 from metatext.data.settings import EpisodeSettings as EpisodeSettings
 from metatext.data.settings import Table as Table

@@ -54,13 +54,14 @@ def test_recipe_trains_evaluates_and_uses_finished_learners_again(tmp_path: Path
 
     trained = (output / "full" / "model.safetensors").stat().st_mtime_ns
     again = run_recipe(*options, "--evaluate.methods", "majority", "maml")
-    assert again.returncode == 2 and "is a table of other options (methods): move it away" in again.stderr
+    assert again.returncode == 2 and "was made with other options (methods): move it away" in again.stderr
     (output / "weibo_topics.json").unlink()
     again = run_recipe(*options, "--evaluate.methods", "majority", "maml")
     assert again.returncode == 0, again.stderr[-2000:]
     assert (output / "full" / "model.safetensors").stat().st_mtime_ns == trained
     other = run_recipe(*options, "--inner-lr", "0.5")
-    assert other.returncode == 2 and "holds a learner of other options (inner_lr)" in other.stderr, other.stderr[-2000:]
+    assert other.returncode == 2, other.stderr[-2000:]
+    assert "holds a learner trained with other options (inner_lr)" in other.stderr
 
 
 @pytest.mark.slow
@@ -95,15 +96,15 @@ def test_classes_of_the_target_are_taken_out_of_a_source_of_the_same_name(tmp_pa
     for split in ("train", "test"):
         write_domain(tmp_path / f"bank.{split}.jsonl", "abcd")
     recipe = Recipe(("bank",), ("bank",), "encoder", str(tmp_path), target_classes=("b", "d"))
-    target, test, _ = recipe._target("bank")
-    assert recipe._source("bank")[0].classes == ["a", "c"]
+    target, test, _ = recipe._read_target("bank")
+    assert recipe._read_source("bank")[0].classes == ["a", "c"]
     assert target.classes == ["b", "d"] and test and test.classes == ["b", "d"]
     same = dataclasses.replace(recipe, source=(str(tmp_path / "bank.train.jsonl"),))
-    assert same._source(same.source[0])[0].classes == ["a", "c"]
+    assert same._read_source(same.source[0])[0].classes == ["a", "c"]
     new = dataclasses.replace(recipe, target_labels=("b=x", "d=y", "a=z"), target_classes=("x", "y"))
-    assert new._source("bank")[0].classes == ["a", "c"] and new._target("bank").domain.classes == ["x", "y"]
+    assert new._read_source("bank")[0].classes == ["a", "c"] and new._read_target("bank").domain.classes == ["x", "y"]
     whole = dataclasses.replace(recipe, target_classes=())
-    assert whole._source("bank")[0].classes == whole._target("bank").domain.classes == ["a", "b", "c", "d"]
+    assert whole._read_source("bank")[0].classes == whole._read_target("bank").domain.classes == ["a", "b", "c", "d"]
 
 
 def test_unlabelled_texts_are_read_noted_and_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,7 @@ def test_unlabelled_texts_are_read_noted_and_handed_on(tmp_path: Path, monkeypat
     assert given.read().unlabelled == [row["text"] for row in rows_of("xy")]
     lines = dataclasses.replace(recipe, unlabelled=(str(tmp_path / "more.txt"),))
     assert lines.read().unlabelled == ["one\u2028line", "two"]
-    with pytest.raises(InputError, match="unlabelled='hub:a/b' is to be a file"):
+    with pytest.raises(InputError, match="unlabelled='hub:a/b' must be a file"):
         dataclasses.replace(recipe, unlabelled=("hub:a/b",)).read()
 
     handed = []
@@ -131,15 +132,15 @@ def test_unlabelled_texts_are_read_noted_and_handed_on(tmp_path: Path, monkeypat
         del note[name]
     (folder / "recipe.json").write_text(json.dumps(note))
     recipe.train(recipe.read())  # is there already
-    with pytest.raises(FileExistsError, match=r"learner of other options \(unlabelled\)"):
+    with pytest.raises(FileExistsError, match=r"learner trained with other options \(unlabelled\)"):
         lines.train(lines.read())
     harder = dataclasses.replace(recipe, episodes=dataclasses.replace(recipe.episodes, hard=0.5))
-    with pytest.raises(FileExistsError, match=r"learner of other options \(hard\)"):
+    with pytest.raises(FileExistsError, match=r"learner trained with other options \(hard\)"):
         harder.train(harder.read())
     assert handed == [[]]
     del note["names"]  # of a version that had no names among the texts
     (folder / "recipe.json").write_text(json.dumps(note))
-    with pytest.raises(FileExistsError, match=r"learner of other options \(names\)"):
+    with pytest.raises(FileExistsError, match=r"learner trained with other options \(names\)"):
         recipe.train(recipe.read())
     nameless = dataclasses.replace(recipe, config=dataclasses.replace(recipe.config, names=False))
     nameless.train(nameless.read())
@@ -185,7 +186,7 @@ def test_each_domain_is_held_out_in_turn(tmp_path: Path) -> None:
     for row, *others in zip(mean, *(table["rows"] for table in tables.values()), strict=True):
         assert row["accuracy"] == pytest.approx(sum(other["accuracy"] for other in others) / 2)
     other = run_recipe(*options, "--meta-steps", "2", name="reviews_leave_one_out")
-    assert other.returncode == 2 and "holds a learner of other options (meta_steps)" in other.stderr
+    assert other.returncode == 2 and "holds a learner trained with other options (meta_steps)" in other.stderr
     other = run_recipe(*options, "--by", "None", name="reviews_leave_one_out")
     assert other.returncode == 2 and "name its column, --by" in other.stderr
     again = run_recipe(*options, name="reviews_leave_one_out")
@@ -225,8 +226,9 @@ def test_classes_of_the_target_are_taken_out_of_a_source_on_the_hub(
     rows = Domain.from_records(["t"] * 4, list("abcd"))
     monkeypatch.setattr("metatext.data.domains.Domain.from_hub", lambda *a, **k: rows)
     recipe = Recipe(("hub:a/b",), (other,), "encoder", "data", target_classes=("b", "d"))
-    assert recipe._source("hub:a/b")[0].classes == ["a", "c"] and recipe._target(other).domain.classes == ["b", "d"]
-    assert dataclasses.replace(recipe, target=("hub:a/c",))._source("hub:a/b")[0].classes == ["a", "b", "c", "d"]
+    assert recipe._read_source("hub:a/b")[0].classes == ["a", "c"]
+    assert recipe._read_target(other).domain.classes == ["b", "d"]
+    assert dataclasses.replace(recipe, target=("hub:a/c",))._read_source("hub:a/b")[0].classes == ["a", "b", "c", "d"]
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
@@ -238,19 +240,19 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--by shop parts files into domains, not data sets on the Hub"):
         read_domains(["hub:a/b"], Table(by="shop"))
     with pytest.raises(InputError, match="has no 'boks' in column 'label'"):
-        dataclasses.replace(recipe, held_out="boks", table=Table(by="label"))._target("x")
+        dataclasses.replace(recipe, held_out="boks", table=Table(by="label"))._read_target("x")
     with pytest.raises(FileNotFoundError, match="'x' has the supports of an official split, but no test texts"):
-        recipe._target("x")
+        recipe._read_target("x")
     (tmp_path / "x.test_public.jsonl").write_text('{"text": "t", "label": "a"}\n', encoding="utf-8")
-    assert len(recipe._target(str(tmp_path / "x")).supports) == 1  # also by an absolute path
+    assert len(recipe._read_target(str(tmp_path / "x")).supports) == 1  # also by an absolute path
 
 
 def test_a_table_of_other_rows_is_not_taken_for_this_one(tmp_path: Path) -> None:
     recipe = Recipe(("x",), ("x",), "encoder", "data", config=TrainConfig(output=str(tmp_path)))
     assert not recipe.table_is_there("x")
-    table = {"settings": dataclasses.asdict(recipe._settings()), "recipe": recipe._reading()}
+    table = {"settings": dataclasses.asdict(recipe._evaluate_settings()), "recipe": recipe._target_options()}
     recipe.table_of("x").write_text(json.dumps(table), encoding="utf-8")
     assert recipe.table_is_there("x")
     other = dataclasses.replace(recipe, target_labels=("happy=positive", "sad=negative"))
-    with pytest.raises(FileExistsError, match=r"x.json is a table of other options \(target_labels\): move it away"):
+    with pytest.raises(FileExistsError, match=r"x.json was made with other options \(target_labels\): move it away"):
         other.table_is_there("x")
