@@ -1,1 +1,1 @@
-"""From a learner and a few labelled texts to a classifier."""
+"""Turns a learner and a few labelled texts into a classifier."""

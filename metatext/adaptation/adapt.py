@@ -1,4 +1,4 @@
-"""From a learner and a few labelled texts to an ordinary transformers classifier."""
+"""Turns a learner and a few labelled texts into an ordinary transformers classifier."""
 
 from __future__ import annotations
 
@@ -35,18 +35,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Adapted:
-    """An adapted classifier: plain transformers `model` and `tokenizer`, and what is known of their origin."""
+    """An adapted classifier."""
 
     model: Any
+    """A plain transformers sequence classifier."""
     tokens: TokenCache
+    """Its tokenizer, with a cache of token ids."""
     classes: list[str]
+    """Class labels in the order of the logits."""
     metadata: dict[str, Any]
+    """How the classifier was made: learner, support sizes, start and fine-tuning."""
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Writes a plain transformers folder, with `metatext.json` beside the model.
+        """Writes a plain transformers folder with the metadata in `metatext.json`.
 
         Raises:
-            FileExistsError: the folder holds something already and `overwrite` is not set.
+            FileExistsError: the folder is not empty and `overwrite` is not set.
         """
         with new_folder(folder, overwrite) as beside:
             self.model.save_pretrained(beside)
@@ -54,11 +58,11 @@ class Adapted:
             write_json(beside / METADATA, self.metadata)
 
     def probabilities(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Class probabilities, float32 (n, classes) on the CPU."""
+        """Computes the class probabilities of `texts`, float32 (n, classes) on the CPU."""
         return predict(self.model, self.tokens, texts, batch_size)
 
 
-@torch.inference_mode(False)  # a caller may be in it
+@torch.inference_mode(False)  # fine-tuning needs gradients, also for a caller in inference mode
 def adapt(
     learner: Learner,
     texts: Sequence[str],
@@ -69,28 +73,32 @@ def adapt(
     epochs: int | None = None,
     unlabelled: Sequence[str] = (),
 ) -> Adapted:
-    """Chooses a start from the labelled texts and fine-tunes it on them; the learner is left as it was.
+    """Returns a classifier adapted to a few labelled texts.
+
+    With a prototype head, a start is chosen from the texts and, if there are enough of them, fine-tuned. With a learned
+    head, the inner loop of meta-training runs from the learned initialisation.
 
     Args:
-        learner: a meta-trained learner.
-        texts: the support, any number per class.
-        labels: the class name of each text; at least two different ones.
-        steps: inner steps, with the learned rates; by default none with a prototype head, whose start is chosen from
-            the texts, and as many as in meta-training with a learned head.
-        class_names: what a label is called, in the language of the texts: a word or a short description. By default
-            the label itself, unless it is a number or the like; an empty name says nothing. By it or the label, in any
-            case, what was learned of a source's class is found.
-        blend: share of the meta-trained weights, one of `metatext.blend.SHARES`; by default chosen from the support;
-            with one text a class all where the sources have the classes, half otherwise.
-        epochs: passes of fine-tuning over the texts (`metatext.tune`); by default 4 from 30 texts on, or from 60
-            where the sources have the classes, and none with fewer, or where inner steps are asked for.
-        unlabelled: further texts of the target, some hundreds: they show where its texts lie, and join the prototypes
-            of the classes that they are likely to be of.
+        learner: a meta-trained learner. It is not changed.
+        texts: the support, any number of texts per class.
+        labels: the label of each text, at least two different ones.
+        steps: inner steps, with the learned rates. Default: 0 with a prototype head, as many as in meta-training with
+            a learned head.
+        class_names: names of the labels in the language of the texts, each a word or a short description. Default: the
+            label is its own name, unless it is a number or the like. An empty name means no name. A class also starts
+            from the source class of the same name or label, ignoring case.
+        blend: share of the meta-trained weights in the encoder, one of `metatext.learners.weight_blending.BLENDS`.
+            Default: chosen from the support. If no class has two texts, it is 1 if the sources have all classes and
+            0.5 otherwise.
+        epochs: passes of fine-tuning over the texts. Default: 4 with 30 or more texts (60 if the sources have all
+            classes), otherwise 0; also 0 if `steps` is given.
+        unlabelled: further texts of the target, best some hundreds. They help to locate the centre of the target's
+            texts, and each is added to the prototypes of its likely classes.
 
     Raises:
-        InputError: negative steps or epochs; fewer than two classes; a label that the learner's learned head does not
-            know; a name for a label that is not there; a blend that cannot be had; one of the last four arguments for
-            a learned head.
+        InputError: negative steps or epochs; fewer than two classes; a label that a learned head does not know; a class
+            name for a label that no text has; a blend that is not one of `BLENDS` or needs pretrained weights that the
+            learner was saved without; `class_names`, `blend`, `epochs` or `unlabelled` for a learned head.
     """
     classes = sorted(set(labels))
     _check_request(learner, classes, steps, epochs)
@@ -105,10 +113,10 @@ def adapt(
     _warn_of_names(learner, classes, names, class_names or {}, start)
     epochs = fine_tuning_epochs(support, start, steps, epochs)
     with adapted_learner(learner, support, classes, start, steps, epochs, unlabelled) as layer:
-        model = to_classifier(learner.encoder, learner.settings.pooling, _tied(layer), classes)
+        model = to_classifier(learner.encoder, learner.settings.pooling, _break_ties(layer), classes)
     metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
     if start:
-        metadata["start"] = {"blend": start.share, "names_weight": start.weight, "shared": start.shared}
+        metadata["start"] = {"blend": start.blend, "names_weight": start.prior_weight, "shared": start.shared}
         metadata |= {"epochs": epochs, "unlabelled": len(unlabelled)}
     if steps is not None or start:
         metadata["inner_steps"] = steps or 0
@@ -116,9 +124,11 @@ def adapt(
 
 
 def fine_tuning_epochs(support: Examples, start: Start | None, steps: int | None, epochs: int | None) -> int:
-    """Passes of fine-tuning over the support: those asked for, else `EPOCHS` where no inner steps are.
+    """Returns the passes of fine-tuning over the support: `epochs`, or a default if that is None.
 
-    With few texts there are none: they would fit these alone. Where the sources have the classes, few are more.
+    The default is `EPOCHS` for a support of `MIN_TEXTS` or more texts, and 0 for a smaller one, which the encoder would
+    overfit. It is 0 too with inner steps or with no start. If the sources have all classes, the start is better and
+    fine-tuning needs twice as many texts.
     """
     if epochs is not None:
         return epochs
@@ -135,25 +145,35 @@ def adapted_learner(
     epochs: int = 0,
     unlabelled: Sequence[str] = (),
 ) -> Iterator[LinearLayer]:
-    """Within the block the learner is adapted to `support`; yields the task's linear layer.
+    """Adapts the learner to `support` within the block and yields the task's linear layer.
 
-    From a start that was chosen, the encoder is fine-tuned, and no inner steps are taken unless asked for: they gain
-    nothing on average (docs/results.md). Without one, the inner loop of meta-training runs from its own start.
+    With a chosen start, the encoder is blended and fine-tuned, and then takes `steps` inner steps. The default is 0,
+    because inner steps after the start gain nothing on average (docs/results.md). Without a start, the inner loop of
+    meta-training runs from the learned initialisation. Its default is as many steps as in meta-training.
+
+    Args:
+        learner: a learner. Its weights are restored when the block ends.
+        support: labelled texts, at least one of each class.
+        classes: the label of each class index of the support.
+        start: the start chosen for the support, or None.
+        steps: inner steps.
+        epochs: passes of fine-tuning over the support, after `start` only.
+        unlabelled: further texts for the prototypes, after `start` only.
     """
     if start is None:
         with adapted(learner, support, classes, steps) as layer:
             yield layer
         return
     with (
-        blended(learner, start.share),
-        fine_tuned(learner, support, start, epochs, unlabelled) as first,
-        adapted(learner, support, classes, steps or 0, first) as layer,
+        blended(learner, start.blend),
+        fine_tuned(learner, support, start, epochs, unlabelled) as first_layer,
+        adapted(learner, support, classes, steps or 0, first_layer) as layer,
     ):
         yield layer
 
 
 def _check_request(learner: Learner, classes: Sequence[str], steps: int | None, epochs: int | None) -> None:
-    """Refuses numbers below 0 and fewer than two classes; warns of an encoder that was never meta-trained."""
+    """Rejects negative numbers and fewer than two classes; warns if the encoder was never meta-trained."""
     for what, number in (("steps", steps), ("epochs", epochs)):
         if number is not None and number < 0:
             raise InputError(f"{what} must be 0 or more, got {number}")
@@ -172,49 +192,55 @@ def _check_start(
     epochs: int | None,
     unlabelled: Sequence[str],
 ) -> None:
-    more = checked_texts(unlabelled, "unlabelled")
-    wishes = {"blend": blend, "class_names": class_names, "epochs": epochs, "unlabelled": more or None}
+    """Rejects a blend that is not one of `BLENDS`, and options of the start with a learned head."""
+    further_texts = checked_texts(unlabelled, "unlabelled")
+    options = {"blend": blend, "class_names": class_names, "epochs": epochs, "unlabelled": further_texts or None}
     if blend is not None and blend not in BLENDS:
         raise InputError(f"blend must be one of {', '.join(map(str, BLENDS))}, got {blend}")
-    for name, value in wishes.items():
+    for name, value in options.items():
         if value is not None and isinstance(learner.head, LinearHead):
             raise InputError(f"{name} is for learners with a prototype head; this one's head has learned its classes")
 
 
 def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:
-    """Says which texts and labels are not what the user may take them for."""
-    labels_of = Counter(text for text, _ in dict.fromkeys(zip(texts, labels, strict=True)))
-    if several := [text for text, count in labels_of.items() if count > 1]:
-        logger.warning("%d texts have more than one label, the first is %r", len(several), several[0][:40])
-    if same := near_duplicates(classes):
-        logger.warning("labels %s are classes of their own: only case, spaces or underscores differ", quote_list(same))
-    most = learner.tokens.max_length
-    if cut := sum(len(ids) >= most for ids in learner.tokens.ids(texts)):
-        logger.info("%d of the %d texts reach %d tokens, where they are cut (max_length)", cut, len(texts), most)
+    """Warns of texts with several labels and labels that are nearly equal; logs how many texts are truncated."""
+    label_counts = Counter(text for text, _ in dict.fromkeys(zip(texts, labels, strict=True)))
+    if ambiguous := [text for text, count in label_counts.items() if count > 1]:
+        logger.warning("%d texts have more than one label, the first is %r", len(ambiguous), ambiguous[0][:40])
+    if similar := near_duplicates(classes):
+        logger.warning(
+            "labels %s are classes of their own: only case, spaces or underscores differ", quote_list(similar)
+        )
+    max_length = learner.tokens.max_length
+    if cut := sum(len(ids) >= max_length for ids in learner.tokens.ids(texts)):
+        logger.info("%d of the %d texts reach %d tokens, where they are cut (max_length)", cut, len(texts), max_length)
 
 
 def _warn_of_names(
     learner: Learner, classes: Sequence[str], names: Sequence[str], given: Mapping[str, str], start: Start | None
 ) -> None:
-    """Says which labels have a name that the encoder cannot read, and which have none beside others that do."""
-    if not isinstance(learner.head, LinearHead) and (unread := unreadable_labels(learner, classes, names)):
+    """Warns of labels whose names the encoder cannot read, and of labels without a name if others have one."""
+    if not isinstance(learner.head, LinearHead) and (unreadable := unreadable_labels(learner, classes, names)):
         logger.warning(
             "the encoder has no words for what these labels are called, so their names are not used: %s; "
             "say it in its language (--class-names label=name, in Python class_names)",
-            quote_list(unread),
+            quote_list(unreadable),
         )
     nameless = [label for label, name in zip(classes, names, strict=True) if not name and label not in given]
-    if nameless and start and start.weight and not start.shared:
+    if nameless and start and start.prior_weight and not start.shared:
         logger.warning("these labels do not say what they are and have no name, as others do: %s", quote_list(nameless))
 
 
-def _tied(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Where classes have equal support, lets the first win by a hair: rounding would decide, by batch, otherwise."""
+def _break_ties(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Breaks ties deterministically in favour of the first class.
+
+    Classes with the same support have the same logits up to rounding errors, which depend on the batch.
+    """
     weight, bias = layer.weight.clone(), layer.bias.clone()
-    limit, hair = tolerance * weight.abs().max(), 1e-5 * bias.abs().max().clamp(min=1.0)
+    limit, margin = tolerance * weight.abs().max(), 1e-5 * bias.abs().max().clamp(min=1.0)
     for row in range(1, len(weight)):
         distance = (weight[:row] - weight[row]).abs().amax(1)
         twin = int(distance.argmin())
         if distance[twin] <= limit:
-            weight[row], bias[row] = weight[twin], bias[twin] - hair
+            weight[row], bias[row] = weight[twin], bias[twin] - margin
     return weight, bias

@@ -1,4 +1,4 @@
-"""A learner as a scikit-learn classifier of texts."""
+"""A scikit-learn classifier of texts that adapts a learner."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ from metatext.errors import InputError
 from metatext.learners.learner import Learner
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):
-    """Adapts a learner to a few labelled texts.
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type hints
+    """A scikit-learn classifier that adapts a learner to a few labelled texts.
 
     Args:
         learner: a `Learner`, or the folder or Hub id of one. It is not changed.
-        steps: inner steps of the adaptation. By default none with a prototype head, whose start is chosen from the
-            labelled texts, and as many as in meta-training with a learned head.
-        class_names: what each label is called in the language of the texts, a word or a short description: it counts
-            like a few labelled texts. By default the labels themselves, unless they are numbers or the like.
-        blend: share of the meta-trained weights in the encoder, from 0 to 1 in quarters; by default chosen from the
+        steps: inner steps. Default: 0 with a prototype head, as many as in meta-training with a learned head.
+        class_names: the name of each label in the language of the texts, a word or a short description. A name counts
+            like a few labelled texts. Default: the label is its own name, unless it is a number or the like.
+        blend: share of the meta-trained weights in the encoder: 0, 0.25, 0.5, 0.75 or 1. Default: chosen from the
             labelled texts.
-        epochs: passes of fine-tuning over the labelled texts. By default 4 from 30 texts on, or from 60 where the
-            sources have the classes; none with fewer, with inner steps, or with a learned head.
+        epochs: passes of fine-tuning over the labelled texts. Default: 4 with 30 or more texts (60 if the sources have
+            all classes), otherwise 0; also 0 with inner steps or a learned head.
 
     Attributes:
-        classes_: the labels, sorted, as they were given (strings or numbers).
-        model: the adapted transformers classifier (after `fit`).
+        classes_: the labels as they were given (strings or numbers), sorted; set by `fit`.
+        model: the adapted transformers classifier; set by `fit`.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.epochs = epochs
 
     def __sklearn_clone__(self) -> FewShotClassifier:
-        return type(self)(**self.get_params(deep=False))  # shares the learner, which fitting leaves as it was
+        return type(self)(**self.get_params(deep=False))  # shares the learner, which `fit` does not change
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -61,10 +60,19 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def fit(self, texts: Sequence[str], labels: Sequence[Any], unlabelled: Sequence[str] = ()) -> FewShotClassifier:
-        """Adapts to `texts` and their `labels`, any number per class, and to `unlabelled` texts of the same kind.
+        """Adapts the learner.
+
+        Args:
+            texts: labelled texts, any number per class.
+            labels: the label of each text, strings or numbers.
+            unlabelled: further texts of the same kind.
+
+        Returns:
+            The classifier itself.
 
         Raises:
-            InputError: lengths differ, a text is empty or no string, a label is missing, or there is only one class.
+            InputError: texts and labels differ in number; a text is empty or not a string; a label is missing or not a
+                scalar; there is only one class; or an argument of the constructor is not allowed (see `adapt`).
         """
         texts = checked_texts(texts)
         targets = np.asarray(labels)
@@ -85,10 +93,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         )
         if not isinstance(self.class_names, Mapping | None):
             raise InputError(f"class_names must be a mapping, label to name, got {type(self.class_names).__name__}")
-        called = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
-        named = [names[i] for i in indices]
-        self.adapted_: Adapted = adapt(learner, texts, named, self.steps, called, self.blend, self.epochs, unlabelled)
-        # Class names are sorted as text in the model, while classes_ keep the order of their own type (2 before 10).
+        class_names = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
+        self.adapted_: Adapted = adapt(
+            learner, texts, [names[i] for i in indices], self.steps, class_names, self.blend, self.epochs, unlabelled
+        )
+        # The model's classes are sorted as strings, `classes_` by their own type (2 comes first, then 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]
         return self
 
@@ -99,20 +108,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self.adapted_.model
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        """Class probabilities, float32 (n, classes), columns in the order of `classes_`."""
+        """Computes class probabilities, float32 (n, classes), with columns in the order of `classes_`."""
         check_is_fitted(self)
         return self.adapted_.probabilities(checked_texts(texts)).numpy()[:, self._columns]
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
-        """The most probable label of each text, (n,)."""
+        """Returns the most probable label of each text, (n,)."""
         best = self.predict_proba(texts).argmax(1)
-        return self.classes_[best]
+        labels: np.ndarray = self.classes_[best]
+        return labels
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes the adapted classifier as a plain transformers folder.
 
         Raises:
-            FileExistsError: the folder holds something already and `overwrite` is not set.
+            FileExistsError: the folder is not empty and `overwrite` is not set.
         """
         check_is_fitted(self)
         self.adapted_.save_pretrained(folder, overwrite)

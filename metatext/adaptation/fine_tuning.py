@@ -1,7 +1,8 @@
-"""Fine-tuning from the chosen start: the encoder learns to tell the support's texts apart by the prototypes of others.
+"""Fine-tunes the encoder from the chosen start with the leave-one-out loss.
 
-The loss is the one that the start was chosen by: each text under prototypes made without it (`metatext.prototypes`).
-A classifier made of all texts fits them already, and has little left to learn from them.
+The loss is the negative leave-one-out log-likelihood that also chose the start: each text is classified by prototypes
+made without it (`metatext.adaptation.prototypes`). Prototypes of all texts fit these texts already, so their loss would
+leave little to learn.
 """
 
 from __future__ import annotations
@@ -24,79 +25,88 @@ from metatext.learners.learner import Learner
 from metatext.training.schedules import learning_rate, shuffled_batches
 
 logger = logging.getLogger(__name__)
-EPOCHS, MIN_TEXTS = 4, 30  # passes over the support by default, and the texts from which on they are made
-_BATCH, _RATE, _MAX_NORM = 16, 5e-5, 1.0
+EPOCHS, MIN_TEXTS = 4, 30  # default passes over the support, and the smallest support that gets them
+_BATCH_SIZE, _LEARNING_RATE, _MAX_GRADIENT_NORM = 16, 5e-5, 1.0
 
 
 @contextmanager
 def fine_tuned(
     learner: Learner, support: Examples, start: Start, epochs: int, unlabelled: Sequence[str] = ()
 ) -> Iterator[LinearLayer]:
-    """Within the block the encoder is fine-tuned from `start`, whose blend it has; yields the task's linear layer.
+    """Fine-tunes the encoder within the block and yields the linear layer of the tuned prototypes.
 
-    Adam with warm-up and linear decay over shuffled batches of texts; all texts make the prototypes, those that are not
-    in the batch as they were when they were last seen. The word embeddings stay: a few texts have few of the words.
+    Adam with warm-up and linear decay, over shuffled batches of texts. The prototypes are made of all texts; the texts
+    outside the batch keep the features of their last encoding. The word embeddings are frozen, because a few texts
+    contain few of the words.
 
     Args:
-        learner: put back when the block ends.
+        learner: a learner whose encoder is already at `start.blend`. Its weights and gradients are restored when the
+            block ends.
         support: labelled texts.
-        start: what `choose` found for them.
-        epochs: passes over the support; 0 leaves the start as it is.
-        unlabelled: further texts, which join the prototypes.
+        start: the start that `choose_start` chose for the support.
+        epochs: passes over the support. With 0 the encoder stays at the start.
+        unlabelled: further texts, which are added to the prototypes by soft k-means.
     """
-    table = learner.encoder.get_input_embeddings().weight
-    moving: list[Tensor] = [p for p in learner.encoder.parameters() if p.requires_grad and p is not table]
-    tunes = epochs > 0 and bool(moving)
-    if not tunes and not unlabelled:
+    word_embeddings = learner.encoder.get_input_embeddings().weight
+    trainable: list[Tensor] = [p for p in learner.encoder.parameters() if p.requires_grad and p is not word_embeddings]
+    trains = epochs > 0 and bool(trainable)
+    if not trains and not unlabelled:
         yield start.layer
         return
-    with in_scratch_memory(moving), _own_gradients(moving):
-        if tunes:
-            _fine_tune(learner, support, start, epochs, moving)
+    with in_scratch_memory(trainable), _gradients_restored(trainable):
+        if trains:
+            _fine_tune(learner, support, start, epochs, trainable)
         yield _layer(learner, support, start, unlabelled)
 
 
 @contextmanager
-def _own_gradients(tensors: list[Tensor]) -> Iterator[None]:
-    """The `.grad` of the tensors is theirs again after the block."""
-    before = [tensor.grad for tensor in tensors]
+def _gradients_restored(tensors: list[Tensor]) -> Iterator[None]:
+    """Puts the `.grad` of the tensors back when the block ends."""
+    saved = [tensor.grad for tensor in tensors]
     try:
         yield
     finally:
-        for tensor, gradient in zip(tensors, before, strict=True):
+        for tensor, gradient in zip(tensors, saved, strict=True):
             tensor.grad = gradient
 
 
-def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, moving: list[Tensor]) -> None:
-    texts, labels, ways = support.texts, torch.tensor(support.labels), len(start.known)
-    steps = max(1, round(epochs * len(texts) / min(_BATCH, len(texts))))
+def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, trainable: list[Tensor]) -> None:
+    texts, labels, ways = support.texts, torch.tensor(support.labels), len(start.class_priors)
+    steps = max(1, round(epochs * len(texts) / min(_BATCH_SIZE, len(texts))))
     logger.info("fine-tuning on %d texts, %d steps", len(texts), steps)
-    optimizer = torch.optim.Adam(moving, _RATE, fused=True)
+    optimizer = torch.optim.Adam(trainable, _LEARNING_RATE, fused=True)
     schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, 0.1))
-    seen = learner.encode(texts).float()
-    for rows in shuffled_batches(len(texts), _BATCH, steps):
+    latest_features = learner.encode(texts).float()  # (n, hidden)
+    for rows in shuffled_batches(len(texts), _BATCH_SIZE, steps):
         batch = torch.tensor(sorted(set(rows)))
         with torch.enable_grad():
             features = learner.vectors([texts[row] for row in batch], learner.settings.batch_size).float()
-            space = CentredFeatures(seen.index_copy(0, batch, features), labels, ways, start.middle)
-            cosines, alone = space.held_out(start.known)
-            judged = batch[~alone[batch]]
-            loss = cross_entropy(start.scale * cosines[judged], labels[judged], reduction="sum") / len(batch)
-            gradients = torch.autograd.grad(loss, moving, allow_unused=True)
-        for tensor, gradient in zip(moving, gradients, strict=True):
+            all_features = latest_features.index_copy(0, batch, features)
+            space = CentredFeatures(all_features, labels, ways, start.source_centre)
+            cosines, single_texts = space.leave_one_out_cosines(start.class_priors)
+            scored = batch[~single_texts[batch]]
+            loss = cross_entropy(start.scale * cosines[scored], labels[scored], reduction="sum") / len(batch)
+            gradients = torch.autograd.grad(loss, trainable, allow_unused=True)
+        for tensor, gradient in zip(trainable, gradients, strict=True):
             tensor.grad = gradient
-        torch.nn.utils.clip_grad_norm_(moving, _MAX_NORM)
+        torch.nn.utils.clip_grad_norm_(trainable, _MAX_GRADIENT_NORM)
         optimizer.step()
         schedule.step()
-        seen[batch] = features.detach()
+        latest_features[batch] = features.detach()
 
 
 @torch.no_grad()
 def _layer(learner: Learner, support: Examples, start: Start, unlabelled: Sequence[str]) -> LinearLayer:
-    """The prototypes of the support, and of unlabelled texts, as the learner's encoder sees them now."""
-    features, labels, known = learner.encode(support.texts).float(), torch.tensor(support.labels), start.known
+    """The layer of the prototypes of the support and the unlabelled texts, encoded with the current weights."""
+    features, labels, class_priors = (
+        learner.encode(support.texts).float(),
+        torch.tensor(support.labels),
+        start.class_priors,
+    )
     if not unlabelled:
-        return CentredFeatures(features, labels, len(known), start.middle).layer(known, start.calibrated)
-    more = learner.encode(unlabelled).float()
-    space = CentredFeatures(features, labels, len(known), start.middle, more)
-    return space.layer(known + space.soft_k_means(known, more, start.scale), start.calibrated)
+        space = CentredFeatures(features, labels, len(class_priors), start.source_centre)
+        return space.layer(class_priors, start.calibrated_scale)
+    unlabelled_features = learner.encode(unlabelled).float()
+    space = CentredFeatures(features, labels, len(class_priors), start.source_centre, unlabelled_features)
+    sums = space.soft_k_means(class_priors, unlabelled_features, start.scale)
+    return space.layer(class_priors + sums, start.calibrated_scale)

@@ -1,4 +1,4 @@
-"""Class probabilities of an adapted classifier."""
+"""Loads adapted classifiers and computes class probabilities."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ from metatext.hub.model_folder import read_metadata, resolve_folder
 
 
 def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]]:
-    """A saved classifier, its tokenizer, and its metadata (empty for one that metatext did not write).
+    """Loads a saved classifier onto the default device.
+
+    Args:
+        folder: a local folder or a Hub id.
+
+    Returns:
+        The transformers model in evaluation mode, its tokenizer, and its metadata. The metadata is empty if metatext
+        did not write the folder.
 
     Raises:
-        InputError: the folder is a learner, or holds no sequence classifier.
+        InputError: the folder holds a learner, or no trained sequence classifier.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -42,9 +49,9 @@ def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]
 
 @torch.no_grad()
 def predict(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-    """Class probabilities of a transformers classifier, float32 (n, classes) on the CPU, in the texts' order."""
-    result = torch.empty(len(texts), model.config.num_labels)
+    """Computes class probabilities with a transformers classifier, float32 (n, classes) on the CPU, in text order."""
+    probabilities = torch.empty(len(texts), model.config.num_labels)
     for batch in tokens.batches(texts, batch_size, model.device):
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        result[batch.rows.cpu()] = logits.float().softmax(1).cpu()
-    return result
+        probabilities[batch.rows.cpu()] = logits.float().softmax(1).cpu()
+    return probabilities

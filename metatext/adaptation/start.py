@@ -1,4 +1,4 @@
-"""Where adaptation starts."""
+"""The start of an adaptation: encoder blend, class priors and linear layer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from metatext.learners.heads import LinearLayer
 
 
 class Start(NamedTuple):
-    """Where the inner loop starts."""
+    """Where fine-tuning and the inner loop start; `start_selection.choose_start` makes one."""
 
-    share: float  # of the meta-trained weights in the encoder
-    weight: float  # of what was known of the classes before, in texts
-    known: Tensor  # that, (classes, hidden)
-    shared: bool  # whether the sources have all classes
-    middle: SourceCentre | None  # of the classes, where they do
-    scale: float  # of the cosines in the logits while the encoder is fine-tuned
-    calibrated: float  # their scale in the classifier
-    layer: LinearLayer  # on the features of the blended encoder
+    blend: float
+    """Share of the meta-trained weights in the encoder, from 0 (pretrained) to 1 (meta-trained)."""
+    prior_weight: float
+    """Number of texts that each class prior counts as."""
+    class_priors: Tensor
+    """Prior directions of the classes times `prior_weight`, float32 (classes, hidden); zero without a prior."""
+    shared: bool
+    """Whether every class is also a class of the sources."""
+    source_centre: SourceCentre | None
+    """Prior of the feature centre; None unless the classes are `shared`."""
+    scale: float
+    """Scale applied to the cosines before the softmax during fine-tuning."""
+    calibrated_scale: float
+    """Scale applied to the cosines before the softmax in the classifier."""
+    layer: LinearLayer
+    """Classifier on the features of the blended encoder."""

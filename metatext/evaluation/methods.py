@@ -1,4 +1,4 @@
-"""The methods of a table: the baselines, and the learners adapted by default or with one part changed."""
+"""The rows of an evaluation: baselines, adapted learners, and ablations of the adaptation."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ METHODS = {
 
 
 class Adaptation:
-    """What `adapt` does with a learner, judged as its exported classifier would be.
+    """Makes methods that adapt a learner as `adapt` does and predict as the exported classifier would.
 
-    While a draw moves no weights but to another blend, each test text is encoded once a blend, for all draws and rows.
+    Each test text is encoded once per blend for all draws and rows that neither fine-tune nor take inner steps.
     """
 
     def __init__(self, learner: Learner, class_names: Mapping[str, str] | None = None) -> None:
@@ -62,16 +62,16 @@ class Adaptation:
         alone: bool = False,
         **how: Any,
     ) -> Method:
-        """The default adaptation, or another.
+        """Makes a method; without arguments, that of the default adaptation.
 
         Args:
-            name: gives what the labels are called; by default the class names do, as in `adapt`.
-            steps: of the inner loop.
-            epochs: of fine-tuning.
-            target: where unlabelled texts come from: rows of a draw's classes that are neither its support nor its
-                test, 1,000 at most; by default there are none.
-            alone: leave out the choice of a start: the inner loop of meta-training, on the texts alone.
-            **how: arguments of `metatext.start.choose`.
+            name: maps labels to class names. By default the class names of the constructor are used, as in `adapt`.
+            steps: inner steps; see `adapted_learner`.
+            epochs: passes of fine-tuning; see `fine_tuning_epochs`.
+            target: source of unlabelled texts: up to 1,000 rows of the draw's classes that are neither in its support
+                nor in its test texts. By default there are no unlabelled texts.
+            alone: choose no start and run the inner loop of meta-training only.
+            **how: `blend` and `sources` of `choose_start`.
         """
 
         name = name or partial(class_names_for, class_names=self.class_names)
@@ -79,22 +79,22 @@ class Adaptation:
         def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
             classes = sorted(set(labels))
             support = Examples(list(texts), [classes.index(label) for label in labels])
-            more = unlabelled_texts(target, classes, {*texts, *queries}) if target else []
-            began = time.perf_counter()
+            unlabelled = unlabelled_texts(target, classes, {*texts, *queries}) if target else []
+            start_time = time.perf_counter()
             start = None if alone else choose_start(self.learner, support, classes, name(classes), **how)
-            tuning = fine_tuning_epochs(support, start, steps, epochs)
-            with adapted_learner(self.learner, support, classes, start, steps, tuning, more) as layer:
-                seconds = time.perf_counter() - began
-                moved = start is None or steps or tuning
-                encoder = FrozenEncoder(self.learner) if start is None or moved else self._blends[start.share]
-                found = baselines.classify(torch.from_numpy(encoder.queries(queries)), classes, layer)
-            return Answer(found.labels, seconds, found.probabilities)
+            tuning_epochs = fine_tuning_epochs(support, start, steps, epochs)
+            with adapted_learner(self.learner, support, classes, start, steps, tuning_epochs, unlabelled) as layer:
+                seconds = time.perf_counter() - start_time
+                trained = start is None or steps or tuning_epochs
+                encoder = FrozenEncoder(self.learner) if start is None or trained else self._blends[start.blend]
+                prediction = baselines.classify(torch.from_numpy(encoder.queries(queries)), classes, layer)
+            return Answer(prediction.labels, seconds, prediction.probabilities)
 
         return run
 
 
 def ablations(adaptation: Adaptation) -> dict[str, Method]:
-    """The default adaptation with one part changed, by what is changed."""
+    """Ablations of the default adaptation: methods with one part changed, by the end of their row's name."""
     rows = {
         "without class names": adaptation(lambda classes: None),
         "without source classes": adaptation(sources=False),
@@ -102,7 +102,7 @@ def ablations(adaptation: Adaptation) -> dict[str, Method]:
     if adaptation.class_names:
         rows["labels as class names"] = adaptation(readable_names)
     if adaptation.learner.pretrained is not None:
-        rows |= {"meta-trained weights": adaptation(share=1.0), "pretrained weights": adaptation(share=0.0)}
+        rows |= {"meta-trained weights": adaptation(blend=1.0), "pretrained weights": adaptation(blend=0.0)}
     rows["without fine-tuning"] = adaptation(epochs=0)
     if inner_steps := adaptation.learner.settings.inner_steps:
         rows["inner steps in place of fine-tuning"] = adaptation(steps=inner_steps)
@@ -117,21 +117,20 @@ def make_methods(
     joint: Callable[[], Learner],
     learners: Mapping[str, Learner],
 ) -> dict[str, Method]:
-    """The methods of a table, by the name of their row.
+    """Makes the methods of an evaluation, by the name of their row.
 
     Args:
         settings: `methods` are keys of `METHODS`.
-        target: the target domain, for its most frequent label.
-        encoder: gives the pretrained encoder (asked only if a wanted method needs it).
-        joint: gives the classifier trained jointly on the sources (likewise).
+        target: the target domain.
+        encoder: returns the pretrained encoder; called only if a method needs it.
+        joint: returns the classifier trained jointly on the sources; called only if a method needs it.
         learners: meta-trained learners by the name of their row.
 
     Raises:
         InputError: an unknown method.
     """
-    wanted = settings.methods
     tuning: dict[str, Any] = {name: getattr(settings, f"fine_tune_{name}") for name in ("steps", "epochs", "lr")}
-    for key in wanted:
+    for key in settings.methods:
         if key not in METHODS:
             raise InputError(f"unknown method {key!r}: choose from {', '.join(METHODS)}")
 
@@ -150,13 +149,13 @@ def make_methods(
         "source": lambda: timed(source_classifier(joint())),
         "joint": lambda: timed(baselines.fine_tuning(joint(), **tuning)),
     }
-    methods = {METHODS[key]: makers[key]() for key in METHODS if key in wanted and key in makers}
+    methods = {METHODS[key]: makers[key]() for key in METHODS if key in settings.methods and key in makers}
     for name, learner in learners.items():
         adaptation = Adaptation(learner, parse_class_names(settings.class_names))
-        if "maml" in wanted:
+        if "maml" in settings.methods:
             methods[name] = adaptation()
-        if "unlabelled" in wanted and isinstance(learner.head, PrototypeHead):
+        if "unlabelled" in settings.methods and isinstance(learner.head, PrototypeHead):
             methods[name + UNLABELLED] = adaptation(target=target)
-        if "ablations" in wanted and isinstance(learner.head, PrototypeHead):
+        if "ablations" in settings.methods and isinstance(learner.head, PrototypeHead):
             methods |= {f"{name}, {what}": run for what, run in ablations(adaptation).items()}
     return methods

@@ -30,7 +30,7 @@ def support_of(per_class: int, seed: int = 0) -> tuple[Examples, list[str]]:
 
 
 def start_of(learner: Learner, support: Examples, classes: list[str]) -> Start:
-    start = choose_start(learner, support, classes, [""] * len(classes), share=1.0)
+    start = choose_start(learner, support, classes, [""] * len(classes), blend=1.0)
     assert start
     return start
 
@@ -55,11 +55,13 @@ def log_likelihood(features: np.ndarray, labels: list[int], known: np.ndarray, s
 
 
 # ---------------------------------------------------------------- the gradient
-def test_held_out_cosines_have_the_gradient_of_finite_differences() -> None:
+def test_leave_one_out_cosines_have_the_gradient_of_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(9, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     known, labels = torch.randn(3, 5, generator=generator, dtype=torch.float64), torch.tensor([0, 1, 2] * 3)
-    assert torch.autograd.gradcheck(lambda x: CentredFeatures(x, labels, 3).held_out(known)[0], (features,))
+    assert torch.autograd.gradcheck(
+        lambda x: CentredFeatures(x, labels, 3).leave_one_out_cosines(known)[0], (features,)
+    )
 
 
 def test_the_first_step_goes_up_the_leave_one_out_likelihood(tiny_bert: Path) -> None:
@@ -75,7 +77,7 @@ def test_the_first_step_goes_up_the_leave_one_out_likelihood(tiny_bert: Path) ->
 
     def likelihood() -> float:
         features = exact.encode(support.texts).numpy()
-        return log_likelihood(features, support.labels, start.known.double().numpy(), start.scale)
+        return log_likelihood(features, support.labels, start.class_priors.double().numpy(), start.scale)
 
     checked = 0
     for name, p in exact.encoder.named_parameters():
@@ -118,12 +120,12 @@ def test_the_learner_is_as_it_was_also_after_an_exception(learner: Learner) -> N
 
 def test_the_calibrated_scale_is_the_classifiers_and_the_likeliest_the_losss(learner: Learner) -> None:
     support, classes = support_of(3)
-    start = start_of(learner, support, classes)._replace(scale=8.0, calibrated=3.0)
+    start = start_of(learner, support, classes)._replace(scale=8.0, calibrated_scale=3.0)
     moved = []
-    for other in (start, start._replace(calibrated=5.0), start._replace(scale=2.0)):
+    for other in (start, start._replace(calibrated_scale=5.0), start._replace(scale=2.0)):
         with fine_tuned(learner, support, other, 1) as layer:
             radius = CentredFeatures(learner.encode(support.texts), torch.tensor(support.labels), len(classes)).radius
-            torch.testing.assert_close(layer.weight.norm(dim=1) * radius, torch.full((6,), other.calibrated))
+            torch.testing.assert_close(layer.weight.norm(dim=1) * radius, torch.full((6,), other.calibrated_scale))
             moved.append(torch.cat([p.detach().flatten() for p in learner.encoder.parameters()]))
     assert torch.equal(moved[0], moved[1]) and not torch.equal(moved[0], moved[2])
 

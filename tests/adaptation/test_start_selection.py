@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from metatext import Domain, FewShotClassifier, Learner
 from metatext.adaptation.adapt import adapt
 from metatext.adaptation.fine_tuning import fine_tuned
-from metatext.adaptation.prototypes import SCALES, CentredFeatures, LeaveOutFit, SourceCentre
+from metatext.adaptation.prototypes import SCALES, CentredFeatures, LeaveOneOutFit, SourceCentre
 from metatext.adaptation.start_selection import choose_start, posterior_means, source_rows
 from metatext.data.class_names import (
     check_class_names,
@@ -133,11 +133,11 @@ def test_leaving_one_out_is_what_it_says() -> None:
             total += logits[labels[i]] - np.log(np.exp(logits).sum())
         totals[scale] = total
     held = space.leave_one_out(known)
-    assert held.likelihood == pytest.approx(max(totals.values()) / 7, abs=1e-5)
+    assert held.log_likelihood == pytest.approx(max(totals.values()) / 7, abs=1e-5)
     assert totals[held.scale] == max(totals.values())
     odds = {scale: math.exp(total) * lognorm.pdf(scale, 0.5, scale=4) * scale for scale, total in totals.items()}
     mean = sum(p * math.log(scale) for scale, p in odds.items()) / sum(odds.values())  # on a grid of logarithms
-    assert held.calibrated == pytest.approx(math.exp(mean), rel=1e-4)
+    assert held.calibrated_scale == pytest.approx(math.exp(mean), rel=1e-4)
     prior = {scale: lognorm.pdf(scale, 0.5, scale=4) * scale for scale in totals}
     factors = []
     for scale in totals:
@@ -151,8 +151,8 @@ def test_leaving_one_out_is_what_it_says() -> None:
 def test_a_class_with_one_text_and_no_name_is_chance() -> None:
     features = torch.eye(4)
     held = CentredFeatures(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
-    assert held.likelihood == pytest.approx(-math.log(4), abs=1e-6)
-    assert 3.5 < held.calibrated < 4.5  # nothing is known of the scale but the prior
+    assert held.log_likelihood == pytest.approx(-math.log(4), abs=1e-6)
+    assert 3.5 < held.calibrated_scale < 4.5  # nothing is known of the scale but the prior
 
 
 def test_the_layer_gives_cosines_to_the_prototypes() -> None:
@@ -175,41 +175,41 @@ def test_the_better_encoder_is_chosen(learner: Learner, tiny_bert: Path) -> None
     for p in learner.encoder.parameters():
         p.data.normal_(std=0.5, generator=torch.Generator().manual_seed(4))  # has forgotten everything
     start = choose_start(learner, support, classes, names)
-    assert start and start.share < 0.5
+    assert start and start.blend < 0.5
     good = Learner.from_pretrained(tiny_bert)
     good.pretrained = {name: p.detach().half() for name, p in learner.encoder.named_parameters()}
     start = choose_start(good, support, classes, names)
-    assert start and start.share > 0.5
+    assert start and start.blend > 0.5
 
 
 def test_the_classifiers_scale_is_the_calibrated_one(learner: Learner) -> None:
     start = choose_start(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
-    assert start and start.calibrated != start.scale
+    assert start and start.calibrated_scale != start.scale
     radius = CentredFeatures(learner.encode(TEXTS), torch.tensor(SUPPORT.labels), 3).radius
-    torch.testing.assert_close(start.layer.weight.norm(dim=1) * radius, torch.full((3,), start.calibrated))
+    torch.testing.assert_close(start.layer.weight.norm(dim=1) * radius, torch.full((3,), start.calibrated_scale))
 
 
 def test_with_one_text_a_class_the_blend_is_halfway(learner: Learner) -> None:
     start = choose_start(learner, Examples(TEXTS[:3], [0, 1, 2]), CLASSES, NAMELESS)
-    assert start and (start.share, start.weight) == (0.5, 0.0)
+    assert start and (start.blend, start.prior_weight) == (0.5, 0.0)
 
 
 def test_names_and_source_classes_count_like_texts(learner: Learner) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
     named = choose_start(learner, one, CLASSES, [TEXTS[3], TEXTS[4], TEXTS[5]])
-    assert named and named.weight > 0
+    assert named and named.prior_weight > 0
     learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS, KNOWN * 2, name="source")])
     known = choose_start(learner, one, KNOWN, None)
-    assert known and known.weight > 0
+    assert known and known.prior_weight > 0
     without = choose_start(learner, one, CLASSES, NAMELESS, sources=False)
-    assert without and without.weight == 0
+    assert without and without.prior_weight == 0
 
 
 def test_with_one_text_a_class_names_must_not_be_contradicted(learner: Learner) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
     right = [TEXTS[3], TEXTS[4], TEXTS[5]]
     weights = [choose_start(learner, one, CLASSES, names) for names in (right, [right[1], right[2], right[0]])]
-    assert [start.weight for start in weights if start] == [2.0, 0.0]
+    assert [start.prior_weight for start in weights if start] == [2.0, 0.0]
 
 
 @pytest.mark.parametrize("ways", [2, 5, 13])
@@ -231,8 +231,11 @@ def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
     chosen = {share: choose_start(learner, SUPPORT, KNOWN, None, share) for share in (0.5, 0.75)}
     plain = choose_start(learner, SUPPORT, KNOWN, None, 0.5, sources=False)
     assert chosen[0.5] and plain and torch.equal(chosen[0.5].layer.weight, plain.layer.weight)
-    assert chosen[0.75] and (chosen[0.75].share, chosen[0.75].middle) == (0.75, None)
-    assert torch.equal(chosen[0.75].known, chosen[0.75].weight * torch.eye(3, 32)) and chosen[0.75].weight > 0
+    assert chosen[0.75] and (chosen[0.75].blend, chosen[0.75].source_centre) == (0.75, None)
+    assert (
+        torch.equal(chosen[0.75].class_priors, chosen[0.75].prior_weight * torch.eye(3, 32))
+        and chosen[0.75].prior_weight > 0
+    )
 
 
 def with_source_classes(learner: Learner, names: list[str]) -> Learner:
@@ -255,14 +258,14 @@ def test_classes_of_the_sources_start_at_what_was_learned_of_them(learner: Learn
         (["sport news", "money", "cars"], ["体育", "理财", "汽车"]),  # by the label, also if it has another name
     ):
         start = choose_start(learner, one, labels, names)
-        assert start and (start.share, start.weight) == (1.0, 2.0)
+        assert start and (start.blend, start.prior_weight) == (1.0, 2.0)
         if names is None:
             assert learner.source_classes
-            torch.testing.assert_close(start.known, 2 * learner.source_classes.prototypes[-1])
+            torch.testing.assert_close(start.class_priors, 2 * learner.source_classes.prototypes[-1])
     some = choose_start(learner, one, ["sport_news", "money", "other"], None)
-    assert some and some.share == 0.5 and not some.known[2].any()
-    own = choose_start(learner, one, ["sport_news", "money", "cars"], None, share=0.25)
-    assert own and own.share == 0.25
+    assert some and some.blend == 0.5 and not some.class_priors[2].any()
+    own = choose_start(learner, one, ["sport_news", "money", "cars"], None, blend=0.25)
+    assert own and own.blend == 0.25
 
 
 @pytest.mark.parametrize(
@@ -285,15 +288,19 @@ def test_classes_are_found_among_those_of_the_sources(
 
 def test_the_centre_of_a_few_texts_is_drawn_to_that_of_the_sources_classes_where_these_differ() -> None:
     features = torch.tensor([[2.0, 0.0, 5.0], [4.0, 2.0, 7.0]])  # their centre is (3, 1, 6)
-    middle = SourceCentre(torch.tensor([0.0, 4.0, 0.0]), torch.tensor([[1.0, 0.0, 0.0]]))
-    assert CentredFeatures(features, torch.tensor([0, 1]), 2, middle).centre.tolist() == [3.0 * 2 / (2 + 4), 1.0, 6.0]
-    assert CentredFeatures(features.repeat(14, 1), torch.tensor([0, 1] * 14), 2, middle).centre.tolist() == [
+    source_centre = SourceCentre(torch.tensor([0.0, 4.0, 0.0]), torch.tensor([[1.0, 0.0, 0.0]]))
+    assert CentredFeatures(features, torch.tensor([0, 1]), 2, source_centre).centre.tolist() == [
+        3.0 * 2 / (2 + 4),
+        1.0,
+        6.0,
+    ]
+    assert CentredFeatures(features.repeat(14, 1), torch.tensor([0, 1] * 14), 2, source_centre).centre.tolist() == [
         2.625,
         1.0,
         6.0,
     ]
 
-    uneven = CentredFeatures(features[[0] + [1] * 9], torch.tensor([0] + [1] * 9), 2, middle)
+    uneven = CentredFeatures(features[[0] + [1] * 9], torch.tensor([0] + [1] * 9), 2, source_centre)
     assert float(uneven.centre[0]) == pytest.approx(3 * 3.6 / (3.6 + 4))  # as uncertain as 3.6 texts in equal numbers
 
 
@@ -303,18 +310,20 @@ def test_the_middle_is_that_of_the_targets_classes(learner: Learner) -> None:
         learner, [Domain.from_records(TEXTS[3:], ["x", "y", "z"], name="d")]
     )
     start = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["x", "y"], None)
-    assert start and start.middle is None  # labels of one letter say nothing
+    assert start and start.source_centre is None  # labels of one letter say nothing
     start = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "y"])
-    assert start and start.middle
+    assert start and start.source_centre
     apart = learner.source_classes.prototypes[-1, 0] - learner.source_classes.prototypes[-1, 1]
-    torch.testing.assert_close(start.middle.basis.abs(), (apart / apart.norm()).abs().unsqueeze(0))
-    torch.testing.assert_close(start.middle.point, learner.encode(TEXTS[3:5]).float().mean(0))
+    torch.testing.assert_close(start.source_centre.basis.abs(), (apart / apart.norm()).abs().unsqueeze(0))
+    torch.testing.assert_close(start.source_centre.point, learner.encode(TEXTS[3:5]).float().mean(0))
     own = learner.encode(TEXTS[:2]).float().mean(0)
-    moved = CentredFeatures(learner.encode(TEXTS[:2]).float(), torch.tensor([0, 1]), 2, start.middle).centre - own
-    expected = 4 / 6 * apart * ((start.middle.point - own) @ apart) / (apart @ apart)
+    moved = (
+        CentredFeatures(learner.encode(TEXTS[:2]).float(), torch.tensor([0, 1]), 2, start.source_centre).centre - own
+    )
+    expected = 4 / 6 * apart * ((start.source_centre.point - own) @ apart) / (apart @ apart)
     torch.testing.assert_close(moved, expected)
     more = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "w"])
-    assert more and more.middle is None
+    assert more and more.source_centre is None
 
 
 def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learner) -> None:
@@ -322,7 +331,7 @@ def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learn
     texts = [text + end for text in TEXTS for end in ("", "。", "！", "?")]
     right, wrong = ([label for label in labels for _ in range(4)] for labels in ([0, 1, 2] * 2, [1, 2, 0] * 2))
     first, second = (choose_start(learner, Examples(texts, labels), KNOWN, None) for labels in (right, wrong))
-    assert first and second and first.weight > 2.0 and second.weight < 1.0
+    assert first and second and first.prior_weight > 2.0 and second.prior_weight < 1.0
 
 
 def test_with_one_text_a_class_the_sources_classes_are_doubted_less_than_names(
@@ -331,25 +340,25 @@ def test_with_one_text_a_class_the_sources_classes_are_doubted_less_than_names(
     one = Examples(TEXTS[:3], [0, 1, 2])
     with_source_classes(learner, KNOWN)
     for nats, weights in ((-0.4, [2.0, 2.0]), (-4.4, [2.0, 0.0]), (-4.6, [0.0, 0.0])):
-        monkeypatch.setattr(CentredFeatures, "evidence", lambda self, known, nats=nats: nats)
+        monkeypatch.setattr(CentredFeatures, "evidence", lambda self, class_priors, nats=nats: nats)
         starts = [choose_start(learner, one, KNOWN, None), choose_start(learner, one, KNOWN, TEXTS[3:], sources=False)]
-        assert [start.weight for start in starts if start] == weights
+        assert [start.prior_weight for start in starts if start] == weights
 
 
 def test_where_texts_say_nothing_the_start_is_what_the_prior_says(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_source_classes(learner, KNOWN)
-    monkeypatch.setattr(CentredFeatures, "leave_one_out", lambda self, known: LeaveOutFit(-1.0, 4.0, 4.0))
+    monkeypatch.setattr(CentredFeatures, "leave_one_out", lambda self, class_priors: LeaveOneOutFit(-1.0, 4.0, 4.0))
     shared = choose_start(learner, SUPPORT, KNOWN, None)
     # 4 nats for the meta-trained weights: their share is 0.86 on average, to which 0.75 is the nearest blend
     odds = {0: 1.0, 1: math.exp(3), 2: math.exp(3.5), 4: math.exp(4), 8: math.exp(4.5)}
     mean = math.exp(sum(p * math.log(1 + weight) for weight, p in odds.items()) / sum(odds.values())) - 1
-    assert shared and (shared.share, shared.weight) == (0.75, round(mean, 1))
+    assert shared and (shared.blend, shared.prior_weight) == (0.75, round(mean, 1))
     named = choose_start(learner, SUPPORT, KNOWN, TEXTS[3:], sources=False)
     # every blend is as likely; a nat for each weight above 0
     mean = math.exp(sum(math.e * math.log(1 + weight) for weight in (1, 2, 4, 8)) / (1 + 4 * math.e)) - 1
-    assert named and (named.share, named.weight) == (0.5, round(mean, 1))
+    assert named and (named.blend, named.prior_weight) == (0.5, round(mean, 1))
 
 
 def test_where_texts_say_all_the_start_is_the_one_that_they_favour() -> None:
@@ -424,7 +433,7 @@ def test_a_prefix_is_no_part_of_a_name(tmp_path: Path) -> None:
 def test_names_that_are_not_read_are_left_out_and_named(learner: Learner, caplog: pytest.LogCaptureFixture) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
     start = choose_start(learner, one, CLASSES, ["weather", "fitness", "pets"])
-    assert start and start.weight == 0.0
+    assert start and start.prior_weight == 0.0
     adapt(learner, TEXTS[:3], CLASSES, class_names={"a": "weather", "b": "fitness", "c": TEXTS[5]})
     assert (
         "the encoder has no words for what these labels are called, so their names are not used: 'a', 'b'; "
@@ -453,12 +462,12 @@ def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> 
     fitted = FewShotClassifier(learner).fit(TEXTS, CLASSES * 2)
     start = choose_start(learner, SUPPORT, CLASSES, readable_names(CLASSES))
     assert start
-    with blended(learner, start.share):
+    with blended(learner, start.blend):
         expected = start.layer.logits(learner.encode(TEXTS)).softmax(1)
     np.testing.assert_allclose(fitted.predict_proba(TEXTS), expected.numpy(), atol=1e-4)
     assert fitted.adapted_.metadata["start"] == {
-        "blend": start.share,
-        "names_weight": start.weight,
+        "blend": start.blend,
+        "names_weight": start.prior_weight,
         "shared": False,
     }
     assert fitted.adapted_.metadata["inner_steps"] == 0
@@ -468,10 +477,10 @@ def test_the_exported_classifier_keeps_to_the_middle_of_the_sources_classes(lear
     learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS[3:], KNOWN, name="source")])
     classifier = FewShotClassifier(learner).fit(TEXTS[:3], KNOWN)
     start = choose_start(learner, Examples(TEXTS[:3], [2, 1, 0]), sorted(KNOWN), readable_names(sorted(KNOWN)))
-    assert start and start.middle
+    assert start and start.source_centre
     vectors = learner.encode(TEXTS).float()
     own = vectors[:3].mean(0)
-    centre = own + (start.middle.point - own) @ start.middle.basis.T @ start.middle.basis * 4 / 7
+    centre = own + (start.source_centre.point - own) @ start.source_centre.basis.T @ start.source_centre.basis * 4 / 7
     expected = start.layer.weight @ (vectors - centre).T
     found = torch.from_numpy(classifier.predict_proba(TEXTS)).log().T
     torch.testing.assert_close(found - found.mean(0), expected - expected.mean(0), atol=1e-3, rtol=1e-3)
@@ -480,10 +489,10 @@ def test_the_exported_classifier_keeps_to_the_middle_of_the_sources_classes(lear
 @pytest.mark.parametrize(("epochs", "unlabelled"), [(1, []), (0, ["球迷主场"])])
 def test_what_follows_the_start_keeps_to_the_middle(learner: Learner, epochs: int, unlabelled: list[str]) -> None:
     start = choose_start(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
-    assert start and start.middle is None
+    assert start and start.source_centre is None
     layers = []
-    for middle in (None, SourceCentre(torch.full((32,), 9.0), torch.eye(32))):
-        with fine_tuned(learner, SUPPORT, start._replace(middle=middle), epochs, unlabelled) as layer:
+    for centre in (None, SourceCentre(torch.full((32,), 9.0), torch.eye(32))):
+        with fine_tuned(learner, SUPPORT, start._replace(source_centre=centre), epochs, unlabelled) as layer:
             layers.append(layer.weight.clone())
     assert not torch.allclose(*layers, rtol=0.1)
 
@@ -623,10 +632,12 @@ def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
     assert not torch.allclose(plain.probabilities(TEXTS), more.probabilities(TEXTS), atol=1e-3)
     start = choose_start(learner, SUPPORT, CLASSES, readable_names(CLASSES))
     assert start
-    with blended(learner, start.share):
+    with blended(learner, start.blend):
         features, far = learner.encode(TEXTS), learner.encode(others)
         space = CentredFeatures(features, torch.tensor(SUPPORT.labels), 3, unlabelled=far)
-        layer = space.layer(start.known + space.soft_k_means(start.known, far, start.scale), start.calibrated)
+        layer = space.layer(
+            start.class_priors + space.soft_k_means(start.class_priors, far, start.scale), start.calibrated_scale
+        )
     torch.testing.assert_close(more.probabilities(TEXTS), layer.logits(features).softmax(1), rtol=0.0, atol=1e-4)
     for wrong in ("one text", ["", "b"]):
         with pytest.raises(

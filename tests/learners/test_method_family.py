@@ -331,7 +331,7 @@ def test_adapters_are_saved_and_merged_into_the_exported_classifier(make: MakeLe
     support, classes = Examples(texts, [0, 1, 2] * 2), ["a", "b", "c"]
     start = choose_start(again, support, classes, readable_names(classes))
     assert start
-    with blended(again, start.share):
+    with blended(again, start.blend):
         layer = start.layer
         own = layer.logits(again.encode(texts)).softmax(1)
     torch.testing.assert_close(torch.tensor(classifier.predict_proba(texts)).float(), own, rtol=1e-3, atol=1e-4)
