@@ -1,1 +1,1 @@
-"""Compares learners and baselines on the same draws of a target."""
+"""Compares learners and baselines on the same few-shot draws of a target domain."""

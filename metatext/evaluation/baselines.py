@@ -1,4 +1,4 @@
-"""What people use instead: the baselines of `metatext evaluate`, each a few lines over a library.
+"""The baselines of `metatext evaluate`: common alternatives to meta-learning.
 
 A baseline is a function `fit(texts, labels)` that returns `predict(texts) -> Prediction`.
 """
@@ -26,10 +26,12 @@ from metatext.training.schedules import learning_rate, shuffled_batches
 
 
 class Prediction(NamedTuple):
-    """The label of each text, and how probable the method says that it is, where it says so."""
+    """Predicted labels."""
 
     labels: list[str]
-    probabilities: np.ndarray | None = None  # (texts,)
+    """The label of each text."""
+    probabilities: np.ndarray | None = None
+    """Probabilities of these labels, (texts,); None if the method gives none."""
 
 
 Predict = Callable[[Sequence[str]], Prediction]
@@ -37,7 +39,13 @@ Fit = Callable[[Sequence[str], Sequence[str]], Predict]
 
 
 def majority(target: Domain) -> Fit:
-    """Always the same label: of the classes in the support, the one that is most frequent in the target."""
+    """The majority class: always predicts the support class that is most frequent in the target.
+
+    Example:
+        >>> target = Domain.from_records(["up", "down", "high"], ["+", "-", "+"], name="moves")
+        >>> majority(target)(["up", "down"], ["+", "-"])(["low", "top"]).labels
+        ['+', '+']
+    """
     counts = Counter(target.labels)
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
@@ -48,12 +56,12 @@ def majority(target: Domain) -> Fit:
 
 
 def most_probable(classes: Sequence[str], probabilities: np.ndarray) -> Prediction:
-    """Of the probabilities of the classes, (texts, classes), the largest of each text."""
+    """Predicts the most probable class of each text, from probabilities (texts, classes)."""
     return Prediction([classes[i] for i in probabilities.argmax(1)], probabilities.max(1))
 
 
 def tfidf(texts: Sequence[str], labels: Sequence[str]) -> Predict:
-    """TF-IDF of character 1- to 3-grams, then logistic regression."""
+    """Logistic regression on TF-IDF of character 1- to 3-grams."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -64,32 +72,32 @@ def tfidf(texts: Sequence[str], labels: Sequence[str]) -> Predict:
 
 
 class FrozenEncoder:
-    """An encoder that stays as it is; the test texts are encoded once for all baselines and draws that share it."""
+    """An encoder with fixed weights, which encodes each query text once for all baselines and draws that share it."""
 
     def __init__(self, encoder: Learner) -> None:
-        self.encoder, self._known = encoder, dict[str, np.ndarray]()
+        self.encoder, self._query_vectors = encoder, dict[str, np.ndarray]()
 
     def support(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (texts, hidden), encoded now: a fit takes the seconds that it takes."""
+        """Encodes support texts, (texts, hidden), without the cache, so that the time of a fit includes it."""
         return self.encoder.encode(texts).numpy()
 
     def queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (texts, hidden), encoded where they are new."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        """Encodes query texts, (texts, hidden), or takes them from the cache."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._query_vectors]
         if new:
-            self._known.update(zip(new, self.encoder.encode(new).numpy(), strict=True))
-        return np.stack([self._known[text] for text in texts])
+            self._query_vectors.update(zip(new, self.encoder.encode(new).numpy(), strict=True))
+        return np.stack([self._query_vectors[text] for text in texts])
 
 
 def logistic_regression(vectors: np.ndarray, labels: Sequence[str]) -> Any:
-    """scikit-learn's, fitted."""
+    """Fits scikit-learn's logistic regression to vectors (texts, hidden)."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=1.0, max_iter=1000).fit(vectors, list(labels))
 
 
 def frozen(encoder: FrozenEncoder) -> Fit:
-    """Logistic regression on the vectors of an encoder that stays as it is."""
+    """Logistic regression on the vectors of a frozen encoder."""
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
         model = logistic_regression(encoder.support(texts), labels)
@@ -99,7 +107,7 @@ def frozen(encoder: FrozenEncoder) -> Fit:
 
 
 def centroid(encoder: FrozenEncoder) -> Fit:
-    """The class whose mean vector is nearest, with an encoder that stays as it is."""
+    """Nearest centroid (Euclidean distance) in the vectors of a frozen encoder."""
     from sklearn.metrics import pairwise_distances_argmin
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
@@ -111,7 +119,7 @@ def centroid(encoder: FrozenEncoder) -> Fit:
 
 
 def with_linear_head(start: Learner, classes: Sequence[str]) -> Learner:
-    """A copy of `start` with a linear head for `classes`: the rows that `start` has already, and zeros."""
+    """Copies `start` with a linear head for `classes`; rows that `start` lacks are zero."""
     model = copy.deepcopy(start)
     model.settings = dataclasses.replace(start.settings, head="linear", classes=tuple(classes))
     head = LinearHead(classes, start.encoder.config.hidden_size).to(start.device)
@@ -134,10 +142,19 @@ def train_classifier(
     seed: int = 0,
     progress: str | None = None,
 ) -> None:
-    """Ordinary training of encoder and linear head, over the vectors that a learner uses.
+    """Trains the encoder and the linear head of `model` in place, by ordinary supervised training.
 
-    AdamW with bias correction, 10% warm-up and linear decay (Mosbach 2021), over shuffled epochs; `progress` names the
-    progress bar, without which there is none.
+    AdamW with bias correction, 10% warm-up and linear decay (Mosbach 2021), over shuffled epochs.
+
+    Args:
+        model: a learner with a linear head.
+        texts: training texts.
+        labels: the label of each text.
+        steps: optimizer steps.
+        batch_size: texts per step.
+        lr: peak learning rate of the encoder; that of the head is 1e-3.
+        seed: of the shuffling.
+        progress: title of the progress bar; None shows none.
     """
     assert isinstance(model.head, LinearHead)
     targets = torch.tensor([model.head.classes.index(label) for label in labels], device=model.device)
@@ -146,10 +163,11 @@ def train_classifier(
     schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, 0.1))
     layer = LinearLayer(model.head.weight, model.head.bias)
     batches = shuffled_batches(len(texts), batch_size, steps, seed)
-    for chosen in tqdm(batches, progress, steps, unit="step", disable=progress is None):
-        picked = Examples([texts[row] for row in chosen], targets[chosen].tolist())
-        for batch, batch_labels in model.batches(picked).batches:
-            (model.loss(batch, batch_labels, layer)[0] / len(chosen)).backward()
+    for rows in tqdm(batches, progress, steps, unit="step", disable=progress is None):
+        examples = Examples([texts[row] for row in rows], targets[rows].tolist())
+        for batch, batch_labels in model.batches(examples).batches:
+            loss = model.loss(batch, batch_labels, layer)[0] / len(rows)
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         torch.nn.utils.clip_grad_norm_([*model.encoder.parameters(), *model.head.parameters()], 1.0)
         optimizer.step()
         schedule.step()
@@ -158,17 +176,17 @@ def train_classifier(
 
 @torch.no_grad()
 def classify(vectors: Tensor, classes: Sequence[str], layer: LinearLayer) -> Prediction:
-    """The most probable of `classes`, whose logits `layer` gives, for each of the vectors (texts, hidden)."""
+    """Classifies vectors (texts, hidden) by a linear layer with one row per class."""
     logits = layer.logits(vectors.to(layer.weight.device))  # (texts, classes)
     return most_probable(classes, logits.softmax(1).cpu().numpy())
 
 
 def start_at_probe(model: Learner, texts: Sequence[str], labels: Sequence[str]) -> None:
-    """Sets the linear head to logistic regression on the model's vectors of the texts."""
+    """Sets the linear head to a logistic regression on the model's vectors of the texts."""
     assert isinstance(model.head, LinearHead)
     probe = logistic_regression(model.encode(texts).numpy(), labels)
     weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
-    if len(probe.classes_) == 2:  # one row, the log odds of the second class
+    if len(probe.classes_) == 2:  # scikit-learn has one row then: the log odds of the second class
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     rows = [model.head.classes.index(name) for name in probe.classes_]
     with torch.no_grad():
@@ -179,15 +197,16 @@ def start_at_probe(model: Learner, texts: Sequence[str], labels: Sequence[str]) 
 def fine_tuning(
     start: Learner, *, steps: int = 40, epochs: float = 0.0, batch_size: int = 16, lr: float = 1e-4, probe: bool = False
 ) -> Fit:
-    """Fine-tunes all weights on the support, from a pretrained encoder or from a jointly trained classifier.
+    """Fine-tunes all weights on the support.
 
     Args:
-        start: left as it is.
-        steps: of AdamW, at least.
-        epochs: passes over the support, at least.
-        batch_size: texts a step.
+        start: a pretrained encoder or a jointly trained classifier. It is not changed.
+        steps: minimum number of AdamW steps.
+        epochs: minimum number of passes over the support.
+        batch_size: texts per step.
         lr: peak learning rate of the encoder.
-        probe: start the head from linear probing (Kumar 2022) instead of from what `start` has of the classes.
+        probe: initialise the head by linear probing (Kumar 2022). By default the head has the rows of `start`, and
+            zeros for classes that `start` lacks.
     """
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
@@ -195,8 +214,8 @@ def fine_tuning(
         model = with_linear_head(start, classes)
         if probe:
             start_at_probe(model, texts, labels)
-        fewest = max(steps, math.ceil(epochs * len(texts) / batch_size))
-        train_classifier(model, texts, labels, fewest, batch_size, lr)
+        total_steps = max(steps, math.ceil(epochs * len(texts) / batch_size))
+        train_classifier(model, texts, labels, total_steps, batch_size, lr)
         return lambda queries: classify(model.encode(queries), classes, model.head.start(classes, None))
 
     return fit

@@ -1,4 +1,4 @@
-"""One ordinary classifier over the classes of all sources, as a baseline."""
+"""The joint-training baseline: one ordinary classifier over the classes of all sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ logger = logging.getLogger(__name__)
 def joint_training(
     encoder: Learner, sources: Sequence[Domain], epochs: float = 1.0, batch_size: int = 32, lr: float = 1e-4
 ) -> Learner:
-    """One ordinary classifier over the classes of all sources together; equal names are one class."""
+    """Trains one ordinary classifier over the classes of all sources; classes of equal names are one class.
+
+    Args:
+        encoder: a pretrained encoder. It is not changed.
+        sources: labelled source domains.
+        epochs: passes over the source texts.
+        batch_size: texts per step.
+        lr: peak learning rate of the encoder.
+    """
     texts = [text for domain in sources for text in domain.texts]
     labels = [label for domain in sources for label in domain.labels]
     model = with_linear_head(encoder, sorted(set(labels)))
@@ -32,18 +40,18 @@ def joint_training(
 
 
 def source_classifier(joint: Learner) -> Fit:
-    """The jointly trained classifier as it is, with no target label; it chooses among the target's classes."""
+    """Predicts with the jointly trained classifier, restricted to the target's classes, without any target text."""
 
-    known: dict[tuple[str, ...], Prediction] = {}
+    predictions: dict[tuple[str, ...], Prediction] = {}
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
         classes = sorted(set(labels))
 
         def predict(queries: Sequence[str]) -> Prediction:
-            key = (*classes, *queries)  # nothing depends on the support: the same test texts have the same answer
-            if key not in known:
-                known[key] = classify(joint.encode(queries), classes, joint.head.start(classes, None))
-            return known[key]
+            key = (*classes, *queries)  # the support has no effect on the prediction
+            if key not in predictions:
+                predictions[key] = classify(joint.encode(queries), classes, joint.head.start(classes, None))
+            return predictions[key]
 
         return predict
 
@@ -51,9 +59,13 @@ def source_classifier(joint: Learner) -> Fit:
 
 
 def load_or_train_joint(encoder: Learner, sources: Sequence[Domain], settings: EvaluateSettings) -> Learner:
-    """The jointly trained classifier, from its folder if it is there and was trained on the same, in the same way."""
+    """Loads the jointly trained classifier from the folder `settings.joint`, or trains it and saves it there.
+
+    Raises:
+        FileExistsError: the folder holds something else, or was trained on other texts or with other settings.
+    """
     folder = Path(settings.joint) if settings.joint else None
-    how = {
+    training_key = {
         "encoder": encoder.base_model,
         "sources": fingerprint([[[domain.texts, domain.labels] for domain in sources]]),
         "epochs": settings.joint_epochs,
@@ -62,7 +74,7 @@ def load_or_train_joint(encoder: Learner, sources: Sequence[Domain], settings: E
     }
     if folder and folder.exists():
         note = folder / "joint.json"
-        if not note.exists() or json.loads(note.read_text(encoding="utf-8")) != how:
+        if not note.exists() or json.loads(note.read_text(encoding="utf-8")) != training_key:
             raise FileExistsError(f"{folder} holds another joint training: name another folder, or remove it")
         model = Learner.from_pretrained(folder, max_length=encoder.settings.max_length).to(encoder.device)
     else:
@@ -71,6 +83,6 @@ def load_or_train_joint(encoder: Learner, sources: Sequence[Domain], settings: E
         model = joint_training(encoder, sources, settings.joint_epochs, lr=settings.fine_tune_lr)
         if folder:
             model.save_pretrained(folder)
-            write_json(folder / "joint.json", how)
+            write_json(folder / "joint.json", training_key)
     model.autocast_dtype = encoder.autocast_dtype
     return model

@@ -1,4 +1,4 @@
-"""Judges methods on draws."""
+"""Runs methods on draws and scores their predictions."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ from metatext.evaluation.support_draws import Draw
 
 
 class Answer(NamedTuple):
-    """Predicted labels of the test texts, the seconds that fitting took, and how probable the labels are said to be."""
+    """Predictions of a method for the test texts of a draw."""
 
     labels: list[str]
+    """The predicted label of each text."""
     fit_seconds: float
-    probabilities: np.ndarray | None = None  # (texts,)
+    """Seconds that fitting took, without prediction."""
+    probabilities: np.ndarray | None = None
+    """Probabilities of the predicted labels, (texts,); None if the method gives none."""
 
 
 Method = Callable[[Sequence[str], Sequence[str], Sequence[str]], Answer]
-"""(support texts, support labels, test texts) -> answer."""
+"""Maps (support texts, support labels, test texts) to an answer."""
 
 
 def timed(fit: Fit) -> Method:
-    """A baseline as a method."""
+    """Makes a method of a baseline and times its fit."""
 
     def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
         start = time.perf_counter()
         predict = fit(texts, labels)
         seconds = time.perf_counter() - start
-        found = predict(queries)
-        return Answer(found.labels, seconds, found.probabilities)
+        prediction = predict(queries)
+        return Answer(prediction.labels, seconds, prediction.probabilities)
 
     return run
 
@@ -51,27 +54,28 @@ def run_methods(
     log: Path | None = None,
     weights: Mapping[str, str] | None = None,
 ) -> list[Record]:
-    """Judges every method on every draw.
+    """Runs every method on every draw.
 
     Args:
-        methods: by the name of their row.
-        draws: what they are judged on.
+        methods: the methods by the name of their row.
+        draws: few-shot problems.
         progress: show a progress bar.
-        log: JSON-lines file that gets each record as it comes; those that it holds already are not made again, so a
-            long evaluation goes on where it was interrupted. The caller answers for the file's being of these draws.
-        weights: digest of a method's weights; a logged record of the method counts only if it has the same.
+        log: JSON-lines file to which each record is appended at once. Records that it holds already are reused, so an
+            interrupted evaluation resumes. The caller must make sure that the file belongs to these draws.
+        weights: digest of the weights of each method that has any. A logged record is reused only if its digest is the
+            same.
 
     Returns:
-        One record a method and draw.
+        One record per method and draw.
     """
     weights = weights or {}
-    known = {(r["method"], r["weights"], r["shots"], r["draw"]): r for r in logged_records(log)}
+    logged = {(r["method"], r["weights"], r["shots"], r["draw"]): r for r in logged_records(log)}
     records = list[Record]()
     bar = tqdm(total=len(methods) * len(draws), unit="fit", disable=not progress, dynamic_ncols=True)
     for name, method in methods.items():
         bar.set_description(name[:30])
         for draw in draws:
-            if record := known.get((name, weights.get(name), draw.shots, draw.number)):
+            if record := logged.get((name, weights.get(name), draw.shots, draw.number)):
                 records.append(record)
                 bar.update()
                 continue
@@ -91,10 +95,10 @@ def _judge(name: str, weights: str | None, method: Method, draw: Draw) -> Record
     pairs = list(zip(truth, answer.labels, strict=True))
     error = None
     if answer.probabilities is not None:
-        error = calibration_error(answer.probabilities, [label == given for label, given in pairs])
+        error = calibration_error(answer.probabilities, [label == predicted for label, predicted in pairs])
     confusion: dict[str, dict[str, int]] = {}
-    for (label, given), count in sorted(Counter(pairs).items()):
-        confusion.setdefault(label, {})[given] = count
+    for (label, predicted), count in sorted(Counter(pairs).items()):
+        confusion.setdefault(label, {})[predicted] = count
     return Record(
         method=name,
         weights=weights,

@@ -1,4 +1,4 @@
-"""How a method did on one draw, and the log that lets an interrupted evaluation go on."""
+"""The results of methods on draws, and the log from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metatext.files import write_text
 
 
 def logged_records(log: Path | None) -> list[Record]:
-    """The records of a log; a last line that an interruption cut is taken off."""
+    """Reads the records of a log and removes an incomplete last line, which an interruption leaves, from the file."""
     if not log or not log.exists():
         return []
     whole, _, cut = log.read_text(encoding="utf-8").rpartition("\n")
@@ -20,16 +20,25 @@ def logged_records(log: Path | None) -> list[Record]:
 
 
 class Record(TypedDict):
-    """How a method did on a draw; a line of the log."""
+    """The result of a method on a draw; a line of the log."""
 
     method: str
+    """Name of the method's row."""
     weights: str | None
+    """Digest of the learner's weights; None for baselines."""
     shots: int
+    """Labelled texts per class."""
     draw: int
+    """Number of the draw among those with as many shots."""
     test_rows: int
+    """Number of test texts."""
     accuracy: float
+    """From 0 to 1."""
     macro_f1: float
+    """Mean F1 over the classes of the test texts, from 0 to 1."""
     calibration_error: float | None
+    """Expected calibration error, from 0 to 1; None if the method gives no probabilities."""
     fit_seconds: float
+    """Seconds that fitting took."""
     confusion: dict[str, dict[str, int]]
-    """Test texts by their label, then by the answer."""
+    """Numbers of test texts, {label: {predicted label: texts}}."""

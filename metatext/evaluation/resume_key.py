@@ -1,4 +1,4 @@
-"""What an evaluation depends on: an interrupted one goes on only if all of it is the same."""
+"""The resume key: a fingerprint of all inputs of an evaluation, without which an interrupted one does not resume."""
 
 from __future__ import annotations
 
@@ -24,29 +24,42 @@ def resume_log(
     output: Path,
     draws: Sequence[Draw],
     encoder: str,
-    view: dict[str, Any],
+    reading: dict[str, Any],
     domains: Sequence[Domain],
     settings: EvaluateSettings,
 ) -> Path:
-    """The file beside `output` that holds the results of just these draws, encoder, domains, settings and version."""
-    same = dataclasses.asdict(settings)
-    del same["methods"], same["joint"], same["max_length"], same["plot"]
+    """Returns the log beside `output` that belongs to exactly these inputs and this version of the code.
+
+    Args:
+        output: the result file of the evaluation; its folder is created.
+        draws: the few-shot problems.
+        encoder: name of the pretrained encoder.
+        reading: how texts are read; see `reading_settings`.
+        domains: target and sources.
+        settings: of the evaluation. Settings that change no single result are not part of the key: `methods`, `joint`
+            and `plot`. `max_length` is part of `reading`.
+    """
+    keyed = dataclasses.asdict(settings)
+    del keyed["methods"], keyed["joint"], keyed["max_length"], keyed["plot"]
     code = [
         __version__,
         RULE_VERSION,
         EPOCHS,
         MIN_TEXTS,
         sorted(Record.__annotations__),
-    ]  # a log of other code is another
-    found = fingerprint(
-        [[dataclasses.asdict(draw) for draw in draws], same, view, encoder, describe_domains(domains), code]
+    ]
+    key = fingerprint(
+        [[dataclasses.asdict(draw) for draw in draws], keyed, reading, encoder, describe_domains(domains), code]
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    return output.with_name(f".{output.name}.{found}.jsonl")
+    return output.with_name(f".{output.name}.{key}.jsonl")
 
 
 def fingerprint_of_weights(learner: Learner) -> str:
-    """Of all that its answers depend on. Of the bytes: sums would differ with the number of threads."""
+    """Digests all that the predictions of a learner depend on: settings, weights and source classes.
+
+    It hashes bytes, because sums of the weights would depend on the number of threads.
+    """
     settings = dataclasses.asdict(learner.settings) | {"classes": list(learner.settings.classes)}
     state = hashlib.sha256(json.dumps(settings).encode())
     tensors = [*learner.parameters(), *(learner.pretrained or {}).values()]
@@ -59,5 +72,5 @@ def fingerprint_of_weights(learner: Learner) -> str:
 
 
 def reading_settings(learner: Learner) -> dict[str, Any]:
-    """How a learner reads texts, and so the baselines beside it."""
+    """Returns the settings by which a learner and the baselines in the same table read texts."""
     return {name: getattr(learner.settings, name) for name in ("pooling", "text_prefix", "max_length")}

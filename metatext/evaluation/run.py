@@ -1,4 +1,4 @@
-"""Evaluates learners and baselines on a target: what `metatext evaluate` and recipes share."""
+"""Evaluates learners and baselines on a target domain, for `metatext evaluate` and the recipes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,14 @@ logger = logging.getLogger(__name__)
 
 
 def evaluation_files(output: Path, plot: bool = False) -> list[Path]:
-    """What `evaluate` writes: the result as JSON, the report as Markdown, and the figure.
+    """Lists the files that `evaluate` writes: the result (.json), the report (.md) and, if plotted, the figure (.svg).
 
     Raises:
-        InputError: `output` is not called .json.
+        InputError: the name of `output` does not end in .json.
+
+    Example:
+        >>> [path.name for path in evaluation_files(Path("news.json"), plot=True)]
+        ['news.json', 'news.md', 'news.svg']
     """
     if output.suffix != ".json":
         raise InputError(f"{output} is to be a JSON file, beside which the report is written as .md: name it .json")
@@ -57,53 +61,50 @@ def evaluate(
     supports: Sequence[Domain] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Judges the learners in `runs` and the baselines on the same draws of `target`.
+    """Evaluates the learners in `runs` and the baselines on the same draws of `target`.
 
-    Results are kept beside `output` as they come, so that the same evaluation, interrupted, goes on where it was. The
-    finished result is written to `output` as JSON, and the report (the table, the differences, each class's scores) to
-    a file with suffix .md. The source classifier is left out where the target has other classes than the sources.
+    Each result is logged beside `output` at once. An interrupted evaluation resumes from this log.
 
     Args:
         runs: folders or Hub ids of learners.
         target: the labelled target.
-        sources: the domains that joint training and the source classifier are trained on.
+        sources: training domains of the joint and source classifiers. The latter is skipped if they lack a class.
         settings: methods, draws and baselines.
-        test: judge on these texts; by default on target rows that are not in the support.
-        output: JSON file; without one nothing is written.
-        supports: the supports of an official split, a draw each in place of random ones; `test` is needed.
+        test: test texts. By default the test texts are target rows outside the support.
+        output: JSON file, beside which the other `evaluation_files` are written. None writes nothing.
+        supports: the supports of an official split, one per draw, instead of random draws; they require `test`.
         progress: show a progress bar.
 
     Returns:
-        The printed table and differences, the table's rows, comparisons of learners with all rows, every single result,
-        and under which settings and versions they were obtained.
+        Table, differences (sentences), rows, comparisons and single results, with the settings and versions.
 
     Raises:
-        InputError: settings that do not go together, or with the target; learners with different encoders.
+        InputError: settings that contradict each other or the target; learners with different encoders.
     """
     files = evaluation_files(output, settings.plot) if output else []
     check_class_names(parse_class_names(settings.class_names), target.classes)
     if settings.plot:
-        pyplot()  # says now if it is missing
+        pyplot()  # raises now if matplotlib is missing
     draws = _draws(target, settings, test, supports)
     learners = _load_learners(runs, target, settings)
     first = next(iter(learners.values()))
-    view = reading_settings(first)
-    _warn_of_known_texts(draws, sources)
+    reading = reading_settings(first)
+    _warn_of_source_texts(draws, sources)
 
     @cache
     def encoder() -> Learner:
-        return _load(first.base_model, settings, **view)
+        return _load(first.base_model, settings, **reading)
 
     @cache
     def joint() -> Learner:
         return load_or_train_joint(encoder(), sources, settings)
 
-    log = resume_log(output, draws, first.base_model, view, [target, *sources], settings) if output else None
-    methods = make_methods(_with_known_classes(settings, target, sources), target, encoder, joint, learners)
+    log = resume_log(output, draws, first.base_model, reading, [target, *sources], settings) if output else None
+    methods = make_methods(_without_impossible_source(settings, target, sources), target, encoder, joint, learners)
     if not methods:
         raise InputError("no method is left to evaluate: name others with --methods")
     digests = {name: fingerprint_of_weights(learner) for name, learner in learners.items()}
-    weights = {row: held for name, held in digests.items() for row in methods if is_row_of(row, [name])}
+    weights = {row: digest for name, digest in digests.items() for row in methods if is_row_of(row, [name])}
     records = run_methods(methods, draws, progress, log, weights)
     result = _provenance(target, learners, draws, settings, supports) | _findings(records, list(learners))
     if log:
@@ -113,7 +114,7 @@ def evaluate(
 
 
 def _draws(target: Domain, settings: EvaluateSettings, test: Domain | None, supports: Sequence[Domain]) -> list[Draw]:
-    """The draws of an evaluation, those of an official split where there are `supports`."""
+    """Makes random draws, or those of an official split if there are `supports`."""
     if supports:
         if test is None or "unlabelled" in settings.methods:
             raise InputError("an official split needs test texts, and has no unlabelled rows to offer")
@@ -123,24 +124,24 @@ def _draws(target: Domain, settings: EvaluateSettings, test: Domain | None, supp
         target, settings.shots, settings.draws, settings.draw_seed, test, settings.ways, settings.test_size
     )
     if "unlabelled" in settings.methods:
-        for draw in draws:  # refuses a target with too few rows, before hours of baselines
+        for draw in draws:  # rejects a target with too few rows before hours of baselines
             unlabelled_texts(target, sorted({label for _, label in draw.support}), set(draw.texts))
     return draws
 
 
 def _load_learners(runs: Sequence[str], target: Domain, settings: EvaluateSettings) -> dict[str, Learner]:
-    """The learners by the name of their row, which all read texts in the same way with the same encoder."""
+    """Loads the learners, by the name of their row; all must have the same encoder and read texts in the same way."""
     learners: dict[str, Learner] = {}
     for run in runs:
         learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))
         if isinstance(learner.head, LinearHead):
-            learner.head.start(target.classes)  # refuses labels that it does not know, before hours of baselines
+            learner.head.start(target.classes)  # rejects unknown labels before hours of baselines
         name = learner.method
         learners[name if name not in learners else f"{name} ({run})"] = learner
     first = next(iter(learners))
-    same = learners[first].base_model, reading_settings(learners[first])
+    expected = learners[first].base_model, reading_settings(learners[first])
     for name, learner in learners.items():
-        if (learner.base_model, reading_settings(learner)) != same:
+        if (learner.base_model, reading_settings(learner)) != expected:
             raise InputError(
                 f"{name!r} and {first!r} have other encoders, or read texts in other ways: "
                 "the baselines would be those of the one only; evaluate them apart"
@@ -149,14 +150,16 @@ def _load_learners(runs: Sequence[str], target: Domain, settings: EvaluateSettin
 
 
 def _load(name: str, settings: EvaluateSettings, **options: Any) -> Learner:
-    """A learner or encoder, where and in the precision in which it is judged."""
+    """Loads a learner or encoder onto the default device, in the precision of the evaluation."""
     learner = Learner.from_pretrained(name, **options).to(default_device())
     learner.autocast_dtype = torch.bfloat16 if settings.precision == "bf16" else None
     return learner
 
 
-def _with_known_classes(settings: EvaluateSettings, target: Domain, sources: Sequence[Domain]) -> EvaluateSettings:
-    """The settings without the source classifier, where the sources lack a class of the target."""
+def _without_impossible_source(
+    settings: EvaluateSettings, target: Domain, sources: Sequence[Domain]
+) -> EvaluateSettings:
+    """Removes the source classifier from the methods, with a warning, if the sources lack a class of the target."""
     unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
     if not unknown or "source" not in settings.methods:
         return settings
@@ -164,15 +167,16 @@ def _with_known_classes(settings: EvaluateSettings, target: Domain, sources: Seq
     return dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
 
 
-def _warn_of_known_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> None:
-    known = {text for domain in sources for text in domain.texts}
-    judged = {text for draw in draws for text, _ in draw.test}
-    if both := len(known & judged):
+def _warn_of_source_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> None:
+    """Warns if test texts are among the source texts."""
+    source_texts = {text for domain in sources for text in domain.texts}
+    test_texts = {text for draw in draws for text, _ in draw.test}
+    if both := len(source_texts & test_texts):
         logger.warning(
             "%d of the %d test texts are source texts too: what was trained on the sources has seen them, "
             "and looks better than it is",
             both,
-            len(judged),
+            len(test_texts),
         )
 
 
@@ -183,7 +187,7 @@ def _provenance(
     settings: EvaluateSettings,
     supports: Sequence[Domain],
 ) -> dict[str, Any]:
-    """What was judged, how, and where."""
+    """Describes the inputs, settings, machine and versions of an evaluation."""
     first = next(iter(learners.values()))
     return {
         "target": target.name,
@@ -213,23 +217,23 @@ def _machine(device: torch.device) -> str:
 
 
 def _findings(records: Sequence[Record], learners: Sequence[str]) -> dict[str, Any]:
-    """The table of the records, its differences, and the records themselves."""
+    """Collects the results: table, differences, rows, comparisons and records."""
     rows, comparisons = summarise(records), compare(records, learners)
     return {
         "table": summary_table(rows),
         "differences": differences(rows, comparisons, learners, METHODS["finetune"]),
         "rows": rows,
         "comparisons": comparisons,
-        "records": [{key: value for key, value in r.items() if key != "confusion"} for r in records],  # in rows
+        "records": [{key: value for key, value in r.items() if key != "confusion"} for r in records],  # `rows` has it
     }
 
 
 def _write(files: Sequence[Path], result: dict[str, Any], learners: Sequence[str]) -> None:
-    """Writes the report and the figure, and the result last: its presence says that the evaluation is complete."""
-    place, report, *figures = files
+    """Writes the report and the figure, then the result, whose presence means that the evaluation is complete."""
+    result_file, report_file, *figure_files = files
     sentences = "\n".join(f"- {sentence}" for sentence in result["differences"])
     parts = [result["table"], sentences, class_tables(result["rows"], learners)]
-    write_text(report, "\n\n".join(part for part in parts if part) + "\n")
-    for path in figures:
+    write_text(report_file, "\n\n".join(part for part in parts if part) + "\n")
+    for path in figure_files:
         plot_accuracy(path, result["rows"])
-    write_json(place, result)
+    write_json(result_file, result)

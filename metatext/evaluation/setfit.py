@@ -1,9 +1,9 @@
-"""SetFit (Tunstall 2022): an encoder tuned on pairs of texts, then logistic regression on its vectors.
+"""The SetFit baseline (Tunstall 2022): contrastive training on pairs of texts, then logistic regression.
 
-The defaults here are those of the package setfit 1.2: 16 pairs a step, one pass over all pairs, the rarer kind repeated
-until there are as many of it (oversampling), AdamW at 2e-5 without weight decay. There is no dropout, as in all fits of
-metatext. The pairs grow with the square of the labels: 13 classes of 10 texts are 15,600 pairs, 975 steps. The steps
-can be bounded, as by the package's `max_steps`.
+The defaults are those of the package setfit 1.2: 16 pairs per step, one pass over all pairs, oversampling of the rarer
+kind of pair, AdamW with learning rate 2e-5 and no weight decay. There is no dropout, as in all fits of metatext. The
+number of pairs grows with the square of the number of texts: 13 classes of 10 texts make 15,600 pairs and 975 steps.
+`max_steps` bounds the steps, as in the package.
 """
 
 from __future__ import annotations
@@ -23,9 +23,17 @@ from metatext.learners.learner import Learner
 
 
 def contrastive_pairs(labels: Sequence[str], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pairs of rows, int64 (pairs, 2), in random order, and whether the two have the same label, float (pairs,).
+    """Makes all pairs of rows, in random order, with as many positive pairs (same label) as negative ones.
 
-    Every pair stands in them, a row with itself too, and as many are of the same label as are not.
+    A row also makes a pair with itself. The rarer kind of pair is repeated.
+
+    Returns:
+        Row pairs, int64 (pairs, 2), and their targets, float (pairs,): 1 for the same label, else 0.
+
+    Example:
+        >>> pairs, same = contrastive_pairs(["a", "a", "b"], torch.Generator().manual_seed(0))
+        >>> pairs.shape, same.sum()  # 4 positive pairs; 2 negative pairs, each of them twice
+        (torch.Size([8, 2]), tensor(4.))
     """
     names = sorted(set(labels))
     label = torch.tensor([names.index(name) for name in labels])
@@ -39,8 +47,9 @@ def contrastive_pairs(labels: Sequence[str], generator: torch.Generator) -> tupl
 
 
 def pair_loss(model: Learner, texts: Sequence[str], pairs: Tensor, same: Tensor) -> Tensor:
-    """Mean squared distance of the cosines of two texts' vectors from 1, for the same label, or 0."""
-    rows, places = pairs.unique(return_inverse=True)  # a text that stands in several pairs is encoded once
+    """Mean squared error of the cosines of pairs of texts, whose targets are `same` (1 for the same label, else 0)."""
+    # a text in several pairs is encoded once
+    rows, places = pairs.unique(return_inverse=True)  # type: ignore[no-untyped-call]  # untyped in torch
     batches = model.tokens.batches([texts[row] for row in rows.tolist()], len(rows), model.device)
     order = torch.cat([batch.rows for batch in batches]).argsort()
     vectors = torch.cat([model.features(batch) for batch in batches])[order][places.to(model.device)]
@@ -57,16 +66,29 @@ def train_on_pairs(
     lr: float = 2e-5,
     seed: int = 0,
 ) -> None:
-    """Trains the encoder on all pairs of the texts once, or on as many as `max_steps` take, drawn at random.
+    """Trains the encoder of `model` in place on all pairs of the texts, once each, or on a random part of them.
 
-    With the schedule of the package: the first step has rate 0, so that 16 pairs or fewer train nothing.
+    The schedule is that of the package: warm-up over 10% of the steps, then linear decay. The first step has learning
+    rate 0, so 16 or fewer pairs train nothing.
+
+    Args:
+        model: a learner, of which only the encoder is used.
+        texts: labelled texts.
+        labels: the label of each text.
+        max_steps: maximum number of steps; None is one pass over all pairs.
+        batch_size: pairs per step.
+        lr: peak learning rate.
+        seed: of the order of the pairs.
     """
     pairs, same = contrastive_pairs(labels, torch.Generator().manual_seed(seed))
     steps = min(math.ceil(len(pairs) / batch_size), max_steps or len(pairs))
     optimizer = torch.optim.AdamW(model.encoder.parameters(), lr=lr, weight_decay=0.0, fused=True)
-    schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * steps), steps)
-    for chosen, wanted in islice(zip(pairs.split(batch_size), same.split(batch_size), strict=True), steps):
-        pair_loss(model, texts, chosen, wanted).backward()
+    warmup_steps = math.ceil(0.1 * steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, warmup_steps, steps)  # type: ignore[no-untyped-call]
+    # Tensor.split and Tensor.backward are untyped in torch, as is the schedule in transformers
+    batches = zip(pairs.split(batch_size), same.split(batch_size), strict=True)  # type: ignore[no-untyped-call]
+    for batch_pairs, batch_same in islice(batches, steps):
+        pair_loss(model, texts, batch_pairs, batch_same).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.encoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -74,7 +96,7 @@ def train_on_pairs(
 
 
 def setfit(encoder: Learner, max_steps: int | None = None) -> Fit:
-    """SetFit from a pretrained encoder, which is left as it is."""
+    """The SetFit baseline from a pretrained encoder, which is not changed; see `train_on_pairs`."""
 
     def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
         model = copy.deepcopy(encoder)

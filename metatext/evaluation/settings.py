@@ -1,4 +1,4 @@
-"""Settings of an evaluation: each is a field here and an option of the command line."""
+"""Settings of an evaluation. Each field is an option of the command line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from metatext.options import check_at_least, check_finite, check_positive
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """How methods are compared."""
+    """Settings of an evaluation."""
 
     shots: tuple[int, ...] = (1, 5, 10)
     """Labelled texts per class."""
     draws: int = 10
-    """Random supports per number of shots."""
+    """Random supports per number of shots, at least 2."""
     methods: tuple[
         Literal[
             "majority",
@@ -34,36 +34,36 @@ class EvaluateSettings:
         ],
         ...,
     ] = ("majority", "tfidf", "centroid", "frozen", "finetune", "probe", "source", "joint", "maml")
-    """Rows of the table. By default all but setfit, which takes minutes a fit on a CPU, unlabelled, the
-    learners given other texts of the target too, and ablations, the parts of the default adaptation."""
+    """Rows of the table. Default: all but setfit (minutes per fit on a CPU), unlabelled (the learners with unlabelled
+    texts of the target) and ablations (the learners with one part of adaptation changed)."""
     class_names: tuple[str, ...] = ()
-    """What labels are called in the language of the texts, as label=name, for the given learners (as in adapt)."""
+    """Names of labels in the language of the texts, as label=name. The given learners use them, as in adapt."""
     test: str | None = None
-    """Another labelled file of the target to judge on; by default, target rows that are not in the support."""
+    """Labelled file with the test texts. Default: target rows outside the support."""
     ways: int | None = None
-    """Classes per draw, drawn at random; by default all."""
+    """Classes per draw, drawn at random. Default: all."""
     test_size: int = 1000
-    """Most rows that a draw is judged on."""
+    """Maximum number of test texts of a draw."""
     max_length: int | None = None
-    """Longest text in tokens, for all methods alike; by default the learner's."""
+    """Maximum length of a text in tokens, for all methods. Default: that of the learner."""
     draw_seed: int = 0
-    """Seed of the draws."""
+    """Random seed of the draws."""
     fine_tune_steps: int = 40
-    """Fewest steps of fine-tuning, batches of 16."""
+    """Minimum number of fine-tuning steps, with batches of 16 texts."""
     fine_tune_epochs: float = 10.0
-    """Fewest passes of fine-tuning over the labelled texts: many of them take more steps."""
+    """Minimum number of fine-tuning passes over the labelled texts."""
     fine_tune_lr: float = 1e-4
-    """Learning rate of fine-tuning and joint training."""
+    """Peak learning rate of fine-tuning and joint training."""
     setfit_steps: int = 250
-    """Most steps of SetFit, batches of 16 pairs, which it draws from all pairs of the labelled texts."""
+    """Maximum number of SetFit steps, with batches of 16 random pairs of labelled texts."""
     joint: str | None = None
-    """Folder to keep the jointly trained classifier in; used if it is there already."""
+    """Folder of the jointly trained classifier. It is loaded if it exists, else trained and saved there."""
     joint_epochs: float = 1.0
-    """Passes over the source rows in joint training."""
+    """Joint-training passes over the source texts."""
     precision: Literal["no", "bf16"] = "no"
-    """Precision of the encoder's passes, for all methods alike."""
+    """Mixed precision of the encoder, for all methods. bf16 is bfloat16 autocast; no is float32."""
     plot: bool = False
-    """Draw accuracy against shots as well, in an SVG file beside the output (with metatext[plot])."""
+    """Also plot accuracy against shots, in an SVG file beside the output. Needs metatext[plot]."""
 
     def __post_init__(self) -> None:
         parse_class_names(self.class_names)

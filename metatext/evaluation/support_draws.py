@@ -1,4 +1,4 @@
-"""Draws: the few-shot problems of a target domain on which all methods are judged."""
+"""Draws: few-shot problems of a target domain, the same for all methods."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from metatext.errors import InputError, suggest
 
 @dataclass(frozen=True)
 class Draw:
-    """One few-shot problem: labelled support texts of some classes, and the texts it is judged on."""
+    """A few-shot problem: labelled support texts and labelled test texts of the same classes."""
 
     number: int
+    """Number of the draw among those with as many shots."""
     shots: int
-    support: list[tuple[str, str]]  # (text, label)
+    """Support texts per class."""
+    support: list[tuple[str, str]]
+    """Support texts, (text, label)."""
     test: list[tuple[str, str]]
+    """Test texts, (text, label)."""
 
     @property
     def texts(self) -> list[str]:
-        """All its texts."""
+        """Support and test texts."""
         return [text for text, _ in self.support + self.test]
 
 
@@ -37,23 +41,29 @@ def make_draws(
     ways: int | None = None,
     test_size: int = 1000,
 ) -> list[Draw]:
-    """The draws on which every method is judged; a function of the arguments alone.
+    """Makes random draws of a target; they depend on the arguments alone.
 
-    Within a draw the support of fewer shots is part of that of more, and the test texts are the same for all shots.
-    Without `test`, a fixed random `test_size` of the target's rows are set aside where enough remain for the support;
-    in a smaller target each draw is judged on all rows that are not in its support.
+    Supports are nested: the support of fewer shots is part of that of more shots in the same draw. All shots of a draw
+    have the same test texts. Without `test`, `test_size` random rows of the target are set aside for all draws. If
+    these would leave too few rows for the supports, each draw is tested on rows outside its own support instead.
 
     Args:
-        target: where the support comes from.
-        shots: labelled texts per class.
-        draws: problems per number of shots.
-        seed: of the draws.
-        test: another split of the target to be judged on, as it is or `test_size` rows of it.
-        ways: classes of each draw; by default all.
-        test_size: most rows that a draw is judged on.
+        target: domain of the support.
+        shots: numbers of labelled texts per class.
+        draws: draws per number of shots, at least 2.
+        seed: random seed.
+        test: another split of the target, for the test texts.
+        ways: classes per draw; None takes all.
+        test_size: maximum number of test texts of a draw.
 
     Raises:
-        InputError: a class has too few distinct texts for the largest number of shots.
+        InputError: a class has too few distinct texts for the largest number of shots, or an argument is out of range.
+
+    Example:
+        >>> target = Domain.from_records(["a1", "a2", "a3", "b1", "b2", "b3"], list("aaabbb"), name="letters")
+        >>> problems = make_draws(target, shots=[1, 2], draws=2)
+        >>> [(draw.number, draw.shots, len(draw.support), len(draw.test)) for draw in problems]
+        [(0, 1, 2, 2), (0, 2, 4, 2), (1, 1, 2, 2), (1, 2, 4, 2)]
     """
     if draws < 2:
         raise InputError(f"draws must be at least 2 for a confidence interval, got {draws}")
@@ -61,29 +71,30 @@ def make_draws(
         raise InputError(f"shots must be numbers of labelled texts per class, at least 1, got {list(shots)}")
     pool = distinct_texts(target)
     _check_classes(pool, target, test, ways)
-    most, rng = max(shots), np.random.default_rng([seed, draws])
-    size = round(test_size * len(pool) / ways) if ways else test_size  # so that a draw's classes have test_size of them
-    held = _test_rows(distinct_texts(test) if test else pool, None if test else most, size, rng)
-    if held:
-        kept = {text for text, _ in held}
-        pool = {name: [text for text in texts if text not in kept] for name, texts in pool.items()}
-    _check_sizes(pool, target, most, bool(held))
+    max_shots, rng = max(shots), np.random.default_rng([seed, draws])
+    # with `ways`, enough test rows of all classes that the classes of a draw have about test_size of them
+    size = round(test_size * len(pool) / ways) if ways else test_size
+    fixed_test = _fixed_test_rows(distinct_texts(test) if test else pool, None if test else max_shots, size, rng)
+    if fixed_test:
+        test_texts = {text for text, _ in fixed_test}
+        pool = {name: [text for text in texts if text not in test_texts] for name, texts in pool.items()}
+    _check_sizes(pool, target, max_shots, bool(fixed_test))
     result = []
     for number in range(draws):
         names = sorted(rng.choice(sorted(pool), size=ways, replace=False)) if ways else sorted(pool)
-        chosen = {name: [pool[name][i] for i in rng.permutation(len(pool[name]))] for name in names}
-        rest = [(text, name) for name in names for text in chosen[name][most:]]
-        judged = [(text, name) for text, name in held or rest if name in chosen]
-        if len(judged) > test_size:
-            judged = [judged[i] for i in rng.permutation(len(judged))[:test_size]]
+        shuffled = {name: [pool[name][i] for i in rng.permutation(len(pool[name]))] for name in names}
+        rest = [(text, name) for name in names for text in shuffled[name][max_shots:]]
+        test_rows = [(text, name) for text, name in fixed_test or rest if name in shuffled]
+        if len(test_rows) > test_size:
+            test_rows = [test_rows[i] for i in rng.permutation(len(test_rows))[:test_size]]
         for k in sorted(set(shots)):
-            support = [(text, name) for name in names for text in chosen[name][:k]]
-            result.append(Draw(number, k, support, judged))
+            support = [(text, name) for name in names for text in shuffled[name][:k]]
+            result.append(Draw(number, k, support, test_rows))
     return result
 
 
 def _check_classes(pool: Mapping[str, Sequence[str]], target: Domain, test: Domain | None, ways: int | None) -> None:
-    """Refuses a target whose classes do not serve the draws."""
+    """Rejects a target with too few classes, `ways` out of range, and test classes that the target lacks."""
     if len(pool) < 2:
         raise InputError(f"{target.name!r} has only one class, {target.classes[0]!r}: there is nothing to tell apart")
     if ways and not 2 <= ways <= len(pool):
@@ -96,29 +107,30 @@ def _check_classes(pool: Mapping[str, Sequence[str]], target: Domain, test: Doma
             )
 
 
-def _check_sizes(pool: Mapping[str, Sequence[str]], target: Domain, most: int, test_apart: bool) -> None:
-    """Refuses a target with a class of too few distinct texts for `most` shots."""
-    need = most if test_apart else most + 1
+def _check_sizes(pool: Mapping[str, Sequence[str]], target: Domain, max_shots: int, has_fixed_test: bool) -> None:
+    """Rejects a target with a class of too few distinct texts for `max_shots` shots (and a test text)."""
+    need = max_shots if has_fixed_test else max_shots + 1
     for name, texts in pool.items():
         if len(texts) < need:
             raise InputError(
-                f"class {name!r} of {target.name!r} has too few distinct texts, {len(texts)}: {most} shots need {need} "
-                "to draw from; lower --shots, or take the class's rows out of the file"
+                f"class {name!r} of {target.name!r} has too few distinct texts, {len(texts)}: {max_shots} shots need "
+                f"{need} to draw from; lower --shots, or take the class's rows out of the file"
             )
 
 
 def official_draws(supports: Sequence[Domain], test: Domain, test_size: int = 1000) -> list[Draw]:
-    """A draw for each support of an official few-shot split, all judged on the same texts.
+    """Makes one draw per support of an official few-shot split, all with the same test texts.
 
-    Its number of shots is the median over the classes of all supports, which need not have equally many.
+    The classes of a support may differ in size. The shots of all draws are the median size over the classes of all
+    supports.
 
     Args:
-        supports: the labelled texts of each draw.
-        test: what they are judged on: all its rows, or a fixed random `test_size` of them.
-        test_size: most rows that a draw is judged on.
+        supports: the labelled texts of each draw, at least two supports.
+        test: the test texts.
+        test_size: maximum number of test texts; a larger test is reduced to a fixed random part.
 
     Raises:
-        InputError: fewer than two supports, or the test has a class that a support has not.
+        InputError: there are fewer than two supports, or a support lacks a class of the test texts.
     """
     if len(supports) < 2:
         raise InputError(f"draws must be at least 2 for a confidence interval, got {len(supports)} official supports")
@@ -128,16 +140,16 @@ def official_draws(supports: Sequence[Domain], test: Domain, test_size: int = 10
     for support in supports:
         for label in sorted(set(test.classes) - set(support.classes)):
             raise InputError(f"{test.name!r} has texts of class {label!r}, which {support.name!r} has not")
-    shots = int(np.median([len(some) for support in supports for some in support.rows_of.values()]))
+    shots = int(np.median([len(rows_of) for support in supports for rows_of in support.rows_of.values()]))
     pairs = [list(zip(support.texts, support.labels, strict=True)) for support in supports]
     return [Draw(number, shots, support, rows) for number, support in enumerate(pairs)]
 
 
 def unlabelled_texts(target: Domain, classes: Sequence[str], taken: set[str], most: int = 1000) -> list[str]:
-    """The texts of the target's rows of these classes without those that are `taken`, or a fixed random `most` of them.
+    """Returns distinct texts of the given classes that are not `taken`, at most a fixed random `most` of them.
 
     Raises:
-        InputError: there are none.
+        InputError: all texts of the classes are taken.
     """
     texts = list(dict.fromkeys(text for text in target.restrict(classes).texts if text not in taken))
     if not texts:
@@ -148,15 +160,19 @@ def unlabelled_texts(target: Domain, classes: Sequence[str], taken: set[str], mo
     return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:most]]
 
 
-def _test_rows(
-    pool: dict[str, list[str]], most: int | None, size: int, rng: np.random.Generator
+def _fixed_test_rows(
+    pool: dict[str, list[str]], max_shots: int | None, size: int, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """A fixed random test set; none where the classes would keep too few texts for `most` shots."""
+    """Draws `size` test rows for all draws.
+
+    With `max_shots` the rows are taken from the pool of the supports. There are none if the pool is smaller than 1.5
+    times `size` or a class would keep fewer than `max_shots` texts.
+    """
     rows = [(text, name) for name, texts in pool.items() for text in texts]
-    if most is None and len(rows) <= size:
+    if max_shots is None and len(rows) <= size:
         return rows
-    held = [rows[i] for i in rng.permutation(len(rows))[:size]]
-    taken = Counter(name for _, name in held)
-    if most is not None and (len(rows) < 1.5 * size or any(len(pool[n]) - taken[n] < most for n in pool)):
+    test_rows = [rows[i] for i in rng.permutation(len(rows))[:size]]
+    taken = Counter(name for _, name in test_rows)
+    if max_shots is not None and (len(rows) < 1.5 * size or any(len(pool[n]) - taken[n] < max_shots for n in pool)):
         return []
-    return held
+    return test_rows

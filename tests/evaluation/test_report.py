@@ -100,12 +100,18 @@ def test_sentences_say_beats_only_where_it_is_tested() -> None:
     assert len(comparisons) == 2 * 4
     assert differences(rows, comparisons, learners, "tuning") == [
         "5 shots: learner beats tuning, +10.0 ± 1.1 points, p = 0.031",  # 2 / 2^6; 2.5706 * 1.0954 / sqrt(6) = 1.150
-        "5 shots: learner is not told apart from strong (the strongest baseline), +0.0 ± 1.1 points, p = 1.000",
+        "5 shots: learner does not differ significantly from strong (the strongest baseline), "
+        "+0.0 ± 1.1 points, p = 1.000",
         "5 shots: other learner is behind tuning, -10.0 ± 0.0 points, p = 0.031",
         "5 shots: other learner is behind strong (the strongest baseline), -20.0 ± 0.0 points, p = 0.031",
     ]
     alone = over_draws("learner", 0.5, 0.6) + over_draws("learner, unnamed", 0.9, 0.9)  # a part of it is no baseline
     assert differences(summarise(alone), compare(alone, ["learner"]), ["learner"], "tuning") == []
+    few = over_draws("learner", 0.5, 0.6) + over_draws("tuning", 0.3, 0.4)
+    assert differences(summarise(few), compare(few, ["learner"]), ["learner"], "tuning") == [
+        "5 shots: learner has too few draws (2 of at least 6) to differ significantly from tuning "
+        "(the strongest baseline), +20.0 ± 0.0 points, p = 0.500"
+    ]
 
 
 def test_class_scores_are_those_of_a_known_matrix() -> None:
