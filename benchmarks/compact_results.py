@@ -1,0 +1,146 @@
+"""Puts results of `metatext evaluate` on the same draws into one small file, as docs/results/ keeps them.
+
+    python benchmarks/compact_results.py runs/news/weibo_topics.json docs/results/weibo_topics.json.gz
+
+Several results become one: the first file's row wins where two have the same. Files after `--baselines` give their
+baselines only. A compact file holds one line of figures a method and draw. It leaves out what can be computed from
+these (tables, comparisons, confusion counts) and settings at their defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metatext.errors import InputError
+from metatext.evaluation.report import is_row_of
+from metatext.settings import EvaluateSettings, LearnerSettings
+
+Result = dict[str, Any]
+
+_KEPT = ("target", "target_rows", "classes", "encoder", "sources", "official_supports", "machine", "versions")
+_COLUMNS = ("shots", "draw", "test_rows", "accuracy", "macro_f1", "calibration_error", "fit_seconds")
+_SAME = ("target_rows", "classes", "encoder", "official_supports")
+_SAME_SETTINGS = ("draws", "draw_seed", "test_size", "ways")
+
+
+def main() -> None:
+    """Writes the compact file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="results of metatext evaluate, or of recipes")
+    parser.add_argument("output", type=Path, help="file to write, NAME.json.gz")
+    parser.add_argument("--baselines", nargs="+", type=Path, default=[], help="results whose learners are left out")
+    options = parser.parse_args()
+    write_compact(merged(options.files, options.baselines), options.output)
+
+
+def read_result(path: Path) -> Result:
+    """A result as `metatext evaluate` writes it, without what can be computed from its records.
+
+    Args:
+        path: a result of `metatext evaluate`, or a compact file of this module.
+    """
+    data = path.read_bytes()
+    result: Result = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    if path.suffix == ".gz":
+        result["settings"] = _defaults(EvaluateSettings) | result["settings"]
+        result["learners"] = {
+            name: _defaults(LearnerSettings) | settings for name, settings in result["learners"].items()
+        }
+        result["records"] = [
+            {"method": method["name"], "weights": method["weights"]} | dict(zip(_COLUMNS, figures, strict=True))
+            for method in result.pop("methods")
+            for figures in method["figures"]
+        ]
+    return result
+
+
+def write_compact(result: Result, path: Path) -> None:
+    """Writes a result in the compact form; equal results give equal bytes."""
+    methods: dict[tuple[str, str | None], list[list[Any]]] = {}
+    for record in result["records"]:
+        figures = methods.setdefault((record["method"], record["weights"]), [])
+        figures.append([_rounded(record.get(column)) for column in _COLUMNS])
+    compact = {name: result.get(name) for name in _KEPT} | {
+        "settings": _changed(EvaluateSettings, result["settings"]),
+        "learners": {name: _changed(LearnerSettings, settings) for name, settings in result["learners"].items()},
+        "draws_sha256": result.get("draws_sha256", {}),
+        "methods": [
+            {"name": name, "weights": weights, "figures": figures} for (name, weights), figures in methods.items()
+        ],
+    }
+    text = json.dumps(compact, ensure_ascii=False, separators=(",", ":"))
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def merged(files: Sequence[Path], baselines: Sequence[Path] = ()) -> Result:
+    """One result with the records of all files, and of `baselines` without their learners'.
+
+    Raises:
+        InputError: the files were not judged on the same draws, or have learners of one name with other weights.
+    """
+    results = {file: read_result(file) for file in [*files, *baselines]}
+    for result in [results[file] for file in baselines]:
+        own = list(result["learners"])
+        result["learners"] = {}
+        result["records"] = [record for record in result["records"] if not is_row_of(record["method"], own)]
+    _check_same(results)
+    weights: dict[str, str | None] = {}
+    records: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for result in results.values():
+        for record in result["records"]:
+            if weights.setdefault(record["method"], record["weights"]) != record["weights"]:
+                raise InputError(f"the files have several learners called {record['method']!r}")
+            records.setdefault((record["method"], record["shots"], record["draw"]), record)
+    parts = list(results.values())
+    return parts[0] | {
+        "learners": {name: settings for result in parts for name, settings in result["learners"].items()},
+        "draws_sha256": {shots: digest for r in parts for shots, digest in r.get("draws_sha256", {}).items()},
+        "records": list(records.values()),
+    }
+
+
+def _check_same(results: dict[Path, Result]) -> None:
+    """Refuses results that were judged on other draws than the first file's."""
+    first, *others = results
+    for file in others:
+        mine, its = results[first], results[file]
+        if _target(mine) != _target(its):
+            raise InputError(f"{file} is of target {_target(its)}, {first} of {_target(mine)}")
+        pairs = [(mine.get(name), its.get(name), name) for name in _SAME]
+        pairs += [(mine["settings"].get(name), its["settings"].get(name), name) for name in _SAME_SETTINGS]
+        if other := next((name for one, another, name in pairs if (one or 0) != (another or 0)), None):
+            raise InputError(f"{file} has another {other} than {first}: the draws are not the same")
+    for file, result in results.items():
+        for shots, digest in result.get("draws_sha256", {}).items():
+            if any(other.get("draws_sha256", {}).get(shots, digest) != digest for other in results.values()):
+                raise InputError(f"{file} was judged on other texts at {shots} shots than another of the files")
+
+
+def _target(result: Result) -> str:
+    return str(result["target"]).removesuffix(".train")  # a recipe that reads NAME.train and NAME.test omits it
+
+
+def _defaults(settings: type[Any]) -> dict[str, Any]:
+    """The default value of every setting, as JSON has it."""
+    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings())))
+    return found
+
+
+def _changed(settings: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not at their defaults."""
+    defaults = _defaults(settings)
+    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

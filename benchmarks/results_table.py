@@ -1,0 +1,103 @@
+"""Prints the table of a result as docs/results.md shows it.
+
+    python benchmarks/results_table.py docs/results/weibo_topics.json.gz --shots 1 5 10
+
+Takes results of `metatext evaluate`, compact or not; several on the same draws become one table. Ablations of a
+learner's adaptation are left out; its row with unlabelled texts is kept. The lines beneath give the paired difference
+of each learner to every baseline. `--plot FIGURE.svg` draws the rows as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compact_results import merged
+
+from metatext.evaluation.plot import plot_accuracy
+from metatext.evaluation.report import UNLABELLED, is_row_of, shots_heading
+from metatext.evaluation.statistics import confidence_interval, paired_comparison
+from metatext.hub.markdown import markdown_table
+
+
+def main() -> None:
+    """Prints the table and the differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, help="results of metatext evaluate, or of recipes")
+    parser.add_argument("--baselines", nargs="+", type=Path, default=[], help="results whose learners are left out")
+    parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 5, 10, 20])
+    parser.add_argument("--plot", type=Path, help="SVG file to draw accuracy against shots in as well")
+    options = parser.parse_args()
+    result = merged(options.files, options.baselines)
+    learners, rows = list(result["learners"]), summarised(result)
+    print(table(rows, options.shots, learners))
+    print(*differences(result["records"], options.shots, learners), sep="\n")
+    if options.plot:
+        plot_accuracy(options.plot, [row for row in rows if row["shots"] in options.shots])
+
+
+def summarised(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a method and number of shots, baselines first: means over the draws, in shares of 1."""
+    learners = list(result["learners"])
+    records: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for record in result["records"]:
+        method = record["method"]
+        if method in learners or not is_row_of(method, learners) or method.endswith(UNLABELLED):
+            records.setdefault((method, record["shots"]), []).append(record)
+    rows = []
+    for (method, shots), draws in sorted(records.items(), key=lambda item: is_row_of(item[0][0], learners)):
+        accuracy, half_width = confidence_interval([draw["accuracy"] for draw in draws])
+        rows.append(
+            {
+                "method": method,
+                "shots": shots,
+                "accuracy": accuracy,
+                "accuracy_ci95": half_width,
+                "macro_f1": float(np.mean([draw["macro_f1"] for draw in draws])),
+                "fit_seconds": float(np.median([draw["fit_seconds"] for draw in draws])),
+            }
+        )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> str:
+    """Accuracy and its 95% interval / macro-F1, in per cent; empty where a method was not run."""
+    cells = {(row["method"], row["shots"]): row for row in rows}
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [cells.get((method, count)) for count in shots]
+        values = [
+            f"{100 * c['accuracy']:.1f} ± {100 * c['accuracy_ci95']:.1f} / {100 * c['macro_f1']:.1f}" if c else ""
+            for c in own
+        ]
+        seconds = [c["fit_seconds"] for c in own if c]
+        if seconds:
+            ends = "-".join(dict.fromkeys(f"{value:.2g}" for value in (seconds[0], seconds[-1])))
+            lines.append([f"**{method}, the default**" if method in learners else method, *values, ends])
+    return markdown_table(["method", *map(shots_heading, shots), "s per fit"], lines)
+
+
+def differences(records: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> list[str]:
+    """A line for each learner and baseline: points of accuracy at each number of shots, paired by draw."""
+    accuracy: dict[tuple[str, int], dict[int, float]] = {}
+    for record in records:
+        accuracy.setdefault((record["method"], record["shots"]), {})[record["draw"]] = record["accuracy"]
+    lines = []
+    for learner in learners:
+        for other in dict.fromkeys(method for method, _ in accuracy if not is_row_of(method, learners)):
+            cells = []
+            for count in shots:
+                mine, theirs = accuracy.get((learner, count), {}), accuracy.get((other, count), {})
+                if both := sorted(mine.keys() & theirs.keys()):
+                    found = paired_comparison([mine[draw] for draw in both], [theirs[draw] for draw in both])
+                    cells.append(f"{100 * found.difference:+.1f} ± {100 * found.ci95:.1f} ({count})")
+            if cells:
+                lines.append(f"{learner} - {other}: {', '.join(cells)}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
