@@ -92,7 +92,7 @@ def cosine(a: Gradients, b: Gradients) -> float:
 # ------------------------------------------------------------------------------------------- a process of its own
 def worker(*words: Any, launcher: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> Any:
     """The result of `run.py --worker ...` in a fresh process."""
-    script = str(Path(__file__).with_name("run.py"))
+    script = str(Path(__file__).with_name("speed_and_memory.py"))
     own = {"ACCELERATE_USE_CPU": "true"}  # without it torchrun's processes would not know of each other
     command = [sys.executable, *(launcher or ()), script, "--worker", *map(str, words)]
     done = subprocess.run(

@@ -11,7 +11,7 @@ Fine-tuning 2,000 times takes most of a day on two cores, so its rows are made o
     --evaluate.draws 50 --evaluate.methods tfidf centroid frozen finetune probe maml --output runs/huffpost_50
 """
 
-from _bao import bao
+from _bao_protocol import bao
 
 from metatext.cli.runner import run_recipe
 from metatext.settings import EpisodeSettings, TrainConfig

@@ -8,7 +8,7 @@ where DATA holds, as JSON lines with text and label,
                                (github.com/YujiaBao/Distributional-Signatures)
 """
 
-from _bao import bao
+from _bao_protocol import bao
 
 from metatext.cli.runner import run_recipe
 from metatext.settings import EpisodeSettings, TrainConfig

@@ -167,7 +167,7 @@ def train_classifier(
         examples = Examples([texts[row] for row in rows], targets[rows].tolist())
         for batch, batch_labels in model.batches(examples).batches:
             loss = model.loss(batch, batch_labels, layer)[0] / len(rows)
-            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            loss.backward()
         torch.nn.utils.clip_grad_norm_([*model.encoder.parameters(), *model.head.parameters()], 1.0)
         optimizer.step()
         schedule.step()

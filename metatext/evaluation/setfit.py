@@ -49,7 +49,7 @@ def contrastive_pairs(labels: Sequence[str], generator: torch.Generator) -> tupl
 def pair_loss(model: Learner, texts: Sequence[str], pairs: Tensor, same: Tensor) -> Tensor:
     """Mean squared error of the cosines of pairs of texts, whose targets are `same` (1 for the same label, else 0)."""
     # a text in several pairs is encoded once
-    rows, places = pairs.unique(return_inverse=True)  # type: ignore[no-untyped-call]  # untyped in torch
+    rows, places = pairs.unique(return_inverse=True)
     batches = model.tokens.batches([texts[row] for row in rows.tolist()], len(rows), model.device)
     order = torch.cat([batch.rows for batch in batches]).argsort()
     vectors = torch.cat([model.features(batch) for batch in batches])[order][places.to(model.device)]
@@ -84,11 +84,11 @@ def train_on_pairs(
     steps = min(math.ceil(len(pairs) / batch_size), max_steps or len(pairs))
     optimizer = torch.optim.AdamW(model.encoder.parameters(), lr=lr, weight_decay=0.0, fused=True)
     warmup_steps = math.ceil(0.1 * steps)
-    schedule = get_linear_schedule_with_warmup(optimizer, warmup_steps, steps)  # type: ignore[no-untyped-call]
+    schedule = get_linear_schedule_with_warmup(optimizer, warmup_steps, steps)
     # Tensor.split and Tensor.backward are untyped in torch, as is the schedule in transformers
-    batches = zip(pairs.split(batch_size), same.split(batch_size), strict=True)  # type: ignore[no-untyped-call]
+    batches = zip(pairs.split(batch_size), same.split(batch_size), strict=True)
     for batch_pairs, batch_same in islice(batches, steps):
-        pair_loss(model, texts, batch_pairs, batch_same).backward()  # type: ignore[no-untyped-call]
+        pair_loss(model, texts, batch_pairs, batch_same).backward()
         torch.nn.utils.clip_grad_norm_(model.encoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()

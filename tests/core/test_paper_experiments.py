@@ -37,13 +37,13 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture
 def sinusoid(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(PROJECT / "recipes"))
+    monkeypatch.syspath_prepend(str(PROJECT / "recipes" / "maml_paper"))
     return importlib.import_module("sinusoid")
 
 
 @pytest.fixture
 def navigation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(PROJECT / "recipes"))
+    monkeypatch.syspath_prepend(str(PROJECT / "recipes" / "maml_paper"))
     return importlib.import_module("navigation")
 
 
@@ -261,7 +261,7 @@ def test_advantages_are_what_least_squares_leaves(navigation: ModuleType) -> Non
 
 
 def run_script(name: str, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, f"recipes/{name}.py", "--output", str(output), *options]
+    words = [sys.executable, f"recipes/maml_paper/{name}.py", "--output", str(output), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=600)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import CLASSES, SHAPES, Floor, Ours, TokenisedEachStep, make_episode, make_learner
+from measured_methods import CLASSES, SHAPES, Floor, Ours, TokenisedEachStep, make_episode, make_learner
 from timing import Method, Options, Row, Tables, rounds, rows, timed, worker
 
 from metatext import Domain, EpisodeSampler, Learner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from cells import INNER_LR, SHAPES, Floor, make_episode, make_learner, tokenised
+from measured_methods import INNER_LR, SHAPES, Floor, make_episode, make_learner, tokenised
 from timing import Gradients, Options, Tables, relative, rounds, rows
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
@@ -68,7 +68,8 @@ class _AtOnce(_InTurn):
         mask = {"attention_mask": self.batches[0][0]["attention_mask"]}
 
         def loss(parameters: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
-            return functional_call(self.model, parameters, kwargs=batch | mask)
+            value: Tensor = functional_call(self.model, parameters, kwargs=batch | mask)
+            return value
 
         gradients = vmap(grad(loss))
         support, query = (

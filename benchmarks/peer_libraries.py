@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from cells import INNER_LR, Floor
+from measured_methods import INNER_LR, Floor
 from timing import Gradients
 from torch import Tensor
 from torch.func import functional_call
@@ -46,7 +46,8 @@ class Peer(Floor):
         self.second_order = second_order
 
     def support_loss(self, model: Any = None) -> Tensor:
-        return (model or self.model)(**self.support)
+        loss: Tensor = (model or self.model)(**self.support)
+        return loss
 
     def named(self, gradients: Any) -> Gradients:
         return dict(zip(self.names, gradients, strict=True))

@@ -1,10 +1,10 @@
 """Walk to a goal that only the rewards tell: section 5.3 of the MAML paper (Finn, Abbeel and Levine, 2017).
 
-    OMP_NUM_THREADS=1 python recipes/navigation.py
+    OMP_NUM_THREADS=1 python recipes/maml_paper/navigation.py
 
 takes about 20 minutes on one core and writes runs/navigation/navigation.json and .svg. A first look in a minute:
 
-    OMP_NUM_THREADS=1 python recipes/navigation.py --iterations 20 --tasks 10 --seeds 0 1
+    OMP_NUM_THREADS=1 python recipes/maml_paper/navigation.py --iterations 20 --tasks 10 --seeds 0 1
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _report import METHODS, compare, report
-from _stacked import call, copies
-from _trust_region import trust_region_step
+from experiment_report import METHODS, compare, report
+from stacked_tasks import call, copies
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from tqdm import tqdm
+from trust_region import trust_region_step
 
 from metatext.cli.runner import run_command
 from metatext.core.in_place import in_scratch_memory
@@ -82,20 +82,21 @@ def advantages(paths: Paths, discount: float = 0.99) -> Tensor:
     features = features * going
     squares = features.mT @ features + 1e-5 * torch.eye(features.shape[2], dtype=torch.float64)
     expected = features @ torch.linalg.solve(squares, features.mT @ target)
-    return (target * going - expected).squeeze(2).to(paths.rewards.dtype)
+    found: Tensor = (target * going - expected).squeeze(2).to(paths.rewards.dtype)
+    return found
 
 
 def surrogate(policy: nn.Module, parameters: list[Tensor], paths: Paths) -> Tensor:
     """The loss of each task whose gradient is that of REINFORCE: (tasks,)."""
     policies = velocities(policy, parameters, paths.positions.flatten(1, 2))
-    log_probabilities = policies.log_prob(paths.actions.flatten(1, 2)).sum(2)
+    log_probabilities: Tensor = policies.log_prob(paths.actions.flatten(1, 2)).sum(2)
     return -(log_probabilities * advantages(paths)).sum(1) / paths.going.sum((1, 2))
 
 
 def loss_by_ratios(old: Normal, new: Normal, paths: Paths) -> Tensor:
     """TRPO's surrogate loss of new policies on the paths of old ones, 0-d; at the old ones, `surrogate`'s gradient."""
     actions = paths.actions.flatten(1, 2)
-    ratios = (new.log_prob(actions) - old.log_prob(actions)).sum(2).exp()
+    ratios: Tensor = (new.log_prob(actions) - old.log_prob(actions)).sum(2).exp()
     return -((ratios * advantages(paths)).sum(1) / paths.going.sum((1, 2))).mean()
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import INNER_LR, SHAPES, Floor, Ours, in_batches, make_episode, make_learner, scopes, variants
-from peers import PEERS, double_backward, make_peers
+from measured_methods import INNER_LR, SHAPES, Floor, Ours, in_batches, make_episode, make_learner, scopes, variants
+from peer_libraries import PEERS, double_backward, make_peers
 from timing import Gradients, Method, Options, Row, Tables, cosine, relative, rounds, rows, timed, worker
 
 from metatext import Domain, EpisodeSampler, Learner

@@ -1,10 +1,10 @@
 """Regress sine curves from a few points: section 5.1 of the MAML paper (Finn, Abbeel and Levine, 2017).
 
-    OMP_NUM_THREADS=1 python recipes/sinusoid.py
+    OMP_NUM_THREADS=1 python recipes/maml_paper/sinusoid.py
 
 takes about 15 minutes on one core and writes runs/sinusoid/sinusoid.json and .svg. A first look in a minute:
 
-    OMP_NUM_THREADS=1 python recipes/sinusoid.py --iterations 3000 --seeds 0 1
+    OMP_NUM_THREADS=1 python recipes/maml_paper/sinusoid.py --iterations 3000 --seeds 0 1
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _report import METHODS, compare, report
-from _stacked import call, copies, set_gradients
+from experiment_report import METHODS, compare, report
+from stacked_tasks import call, copies, set_gradients
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -68,7 +68,8 @@ def make_net(generator: torch.Generator) -> nn.Sequential:
 
 def squared_errors(net: nn.Module, parameters: list[Tensor], points: Points) -> Tensor:
     """Each task's mean squared error under its own copy of the net's parameters: (tasks,)."""
-    return (call(net, parameters, points.x) - points.y).square().mean((1, 2))
+    predictions: Tensor = call(net, parameters, points.x)
+    return (predictions - points.y).square().mean((1, 2))
 
 
 def stack(net: nn.Module, support: Points, query: Points) -> Task:

@@ -1,8 +1,8 @@
 """Measures metatext beside a floor and beside other MAML implementations, in one process.
 
-    python benchmarks/run.py                                  # everything, into runs/benchmarks
-    python benchmarks/run.py --only speed --shape tiny        # measured anew
-    pip install -r benchmarks/requirements.txt                # the others; each that is missing says so in its row
+    python benchmarks/speed_and_memory.py                             # everything, into runs/benchmarks
+    python benchmarks/speed_and_memory.py --only speed --shape tiny   # measured anew
+    pip install -r benchmarks/requirements.txt                        # the peer libraries, all optional
 
 Each section writes its own JSON as soon as it is done, and a second run measures what is missing; the report is made
 from what is there.
@@ -49,12 +49,12 @@ def main() -> None:
     )
     warnings.simplefilter("ignore")
     import torch
-    from peers import versions
-    from report import machine, write_report
-    from sections import limit, memory, memory_cell, precision, speed
+    from benchmark_report import machine, write_report
+    from gradient_benchmarks import limit, memory, memory_cell, precision, speed
+    from peer_libraries import versions
+    from rejected_optimisations import tries
     from timing import Options, Tables
-    from tries import tries
-    from usage import adapt, lengths, processes, processes_cell
+    from usage_benchmarks import adapt, lengths, processes, processes_cell
 
     torch.set_num_threads(args.threads)
     if args.worker:
