@@ -1,8 +1,8 @@
-"""Hyper-parameter search over meta-training, by Optuna: trials judged on held-out classes of the sources.
+"""Hyper-parameter search over meta-training with Optuna. Trials are judged on held-out source classes.
 
     metatext search --source news.jsonl --encoder BAAI/bge-small-zh-v1.5 --output runs/search --trials 20
 
-The study is in a database, so that the same command goes on after an interruption, and several machines share it.
+The study is in a database. The same command continues after an interruption, and several machines can share it.
 """
 
 from __future__ import annotations
@@ -54,19 +54,26 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 _DATABASE = "study.db"
-_HEARTBEAT, _SILENCE = 60, 180  # seconds; a trial that is silent for longer was killed
+_HEARTBEAT, _SILENCE = 60, 180  # seconds; a trial without a heartbeat for longer was killed
 _NOT_COMPARED = ("output", "progress", "resume", "overwrite", "tracker", "save_every", "kept_graphs")
 
 
 def search(job: Job, settings: SearchSettings) -> optuna.Study:
-    """Runs trials until the study has enough of them, and writes what they found to the output folder.
+    """Runs trials until the study has enough of them, and writes its files to the output folder.
 
-    A trial that diverges, or does not fit into memory, counts as pruned. What trial k draws depends on the seed, on k,
-    and on what the trials before it found.
+    A trial that diverges or runs out of memory counts as pruned. The values of trial k depend on the seed, on k, and on
+    the results of earlier trials.
+
+    Args:
+        job: sources, encoder, and the options that are not searched.
+        settings: space, number of trials, sampler, pruner, database.
+
+    Returns:
+        The Optuna study.
 
     Raises:
-        InputError: no validation is possible; the space and the options contradict each other; the study, or what is
-            in the output folder, was made with other sources or options; the database cannot be opened.
+        InputError: no validation is possible; the space and the options contradict each other; the study or the output
+            folder belongs to a search with other sources or options; the database cannot be opened.
         FileExistsError: the output folder holds something else.
     """
     output = _output_of(job)
@@ -96,8 +103,8 @@ def search(job: Job, settings: SearchSettings) -> optuna.Study:
 def _run(
     trial: optuna.Trial, job: Job, domains: Sequence[Domain], space: SearchSpace, settings: SearchSettings
 ) -> float:
-    """Trains with the values that the trial draws; returns the objective."""
-    # The number is the trial's own among all machines and after a restart, so that no two of them draw the same.
+    """Trains with the values that the trial draws, and returns its objective."""
+    # Trial numbers are unique across machines and restarts, so no two trials draw from the same stream.
     trial.study.sampler = _sampler(settings.sampler, job.episodes.seed, trial.number)
     values: dict[str, Any] = {}
     for name, choices in space.items():
@@ -122,7 +129,7 @@ def _run(
     for name in ("best_accuracy", "best_loss"):
         trial.set_user_attr(name, summary[name])
     logger.info("trial %d: best validation accuracy %.4f", trial.number, summary["best_accuracy"])
-    return summary[f"best_{settings.objective}"]
+    return float(summary[f"best_{settings.objective}"])
 
 
 def _draw(trial: optuna.Trial, name: str, choices: Range | tuple[Any, ...]) -> Any:
@@ -136,12 +143,13 @@ def _draw(trial: optuna.Trial, name: str, choices: Range | tuple[Any, ...]) -> A
 def _sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if name == "tpe":
-        return optuna.samplers.TPESampler(seed=own, multivariate=False)  # draws after the trial has its number
+        # Multivariate TPE would sample before the trial has its number.
+        return optuna.samplers.TPESampler(seed=own, multivariate=False)
     return optuna.samplers.RandomSampler(seed=own)
 
 
 def _queue_combination(study: optuna.Study, space: SearchSpace, seed: int) -> bool:
-    """Queues the next combination of the grid that no trial has, and no other machine is at; False: there is none."""
+    """Queues a combination of the grid that no trial on any machine has. Returns whether there was one."""
     _silently(optuna.storages.fail_stale_trials, study)
     trials = [t for t in study.get_trials(deepcopy=False) if t.state != optuna.trial.TrialState.FAIL]
     if any(trial.state == optuna.trial.TrialState.WAITING for trial in trials):
@@ -176,7 +184,7 @@ def _output_of(job: Job) -> Path:
 
 
 def _space_of(job: Job, settings: SearchSettings) -> SearchSpace:
-    """The space, checked with all other options; of a grid, its values."""
+    """The search space, checked against all other options. For a grid, ranges become values."""
     space = parse_space(settings.space)
     if saved_settings(job.encoder):
         raise InputError(f"{job.encoder} is a saved learner, but a search starts from a pretrained encoder")
@@ -185,7 +193,7 @@ def _space_of(job: Job, settings: SearchSettings) -> SearchSpace:
         try:
             learner, config = configure(values, job.learner, job.config)
             check_method(config, learner, config.mixed_precision)
-            if learner.scope not in scopes:  # may need what is not installed
+            if learner.scope not in scopes:  # a scope may need an optional package
                 Learner.from_pretrained(job.encoder, **dataclasses.asdict(learner))
                 scopes.add(learner.scope)
         except InputError as error:
@@ -204,18 +212,19 @@ def _check_validation(job: Job, domains: Sequence[Domain]) -> None:
 
 
 def _asked(job: Job, settings: SearchSettings, space: SearchSpace, domains: Sequence[Domain]) -> dict[str, Any]:
-    """What makes two searches one: space, objective, encoder, sources, and the options that stay as they are."""
+    """What identifies a search: space, objective, encoder, sources, and the options that are not searched."""
     options = {k: v for part in (job.learner, job.episodes, job.config) for k, v in dataclasses.asdict(part).items()}
     searched = {*space, *(("inner_steps", "second_order_steps") if "order" in space else ())}
     words = (f"{name}={v if isinstance(v, Range) else ','.join(map(str, v))}" for name, v in space.items())
     asked = {"space": " ".join(words), "objective": settings.objective}
     asked |= {"encoder": job.encoder, "sources": describe_domains(domains)}
     asked |= {name: value for name, value in options.items() if name not in {*_NOT_COMPARED, *searched}}
-    return json.loads(json.dumps(asked))
+    plain: dict[str, Any] = json.loads(json.dumps(asked))
+    return plain
 
 
 def _check_same(place: str, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    before = {**defaults_of(EpisodeSettings, LearnerSettings, TrainConfig), **before}  # for options that are newer
+    before = {**defaults_of(EpisodeSettings, LearnerSettings, TrainConfig), **before}  # a note may predate an option
     for name, value in asked.items():
         if before.get(name) != value:
             raise InputError(
@@ -225,10 +234,10 @@ def _check_same(place: str, before: Mapping[str, Any], asked: Mapping[str, Any])
 
 
 def _open(settings: SearchSettings, output: Path, eval_every: int) -> optuna.Study:
-    """The study in the database, made if it is not there."""
+    """Opens the study in the database, or creates it."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what a trial found is logged here
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module logs the results itself
     pruner: optuna.pruners.BasePruner = {
         "median": optuna.pruners.MedianPruner(),
         "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=eval_every),
@@ -254,7 +263,7 @@ def _open(settings: SearchSettings, output: Path, eval_every: int) -> optuna.Stu
 
 
 def _silently(function: Any, *values: Any, **options: Any) -> Any:
-    """Calls what Optuna marks as experimental."""
+    """Calls a function that Optuna marks as experimental, without its warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return function(*values, **options)

@@ -1,4 +1,4 @@
-"""The space of a hyper-parameter search: what a trial may draw, and the settings that its values stand for."""
+"""The search space: which values a trial may draw, and the settings that they give."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from metatext.training.settings import TrainConfig
 
 _KINDS: dict[str, type] = {"order": str, "outer_lr": float, "inner_lr": float, "inner_steps": int, "scope": str}
 _ORDERS = ("prototypical", "first-order", "full")
-_OF_THE_INNER_LOOP = {"inner_lr", "inner_steps", "scope"}
+_INNER_LOOP_NAMES = {"inner_lr", "inner_steps", "scope"}
 
 
 @dataclass(frozen=True)
 class Range:
-    """All integers from low to high, or all reals between them, which are learning rates: on a logarithmic scale."""
+    """The integers from low to high, or the learning rates between them on a logarithmic scale."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class Range:
         return f"{self.low}..{self.high}"
 
     def on_grid(self) -> tuple[float, ...]:
-        """Every integer; of learning rates both ends and, evenly spaced, about one a decade."""
+        """Every integer, or both ends of a range of learning rates and about one value per decade between."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return tuple(range(self.low, self.high + 1))
         points = 1 + max(1, round(math.log10(self.high / self.low)))
@@ -40,14 +40,18 @@ class Range:
 
 
 SearchSpace = Mapping[str, Range | tuple[Any, ...]]
-"""Name -> its range or its values. The order comes first: what else a trial draws depends on it."""
+"""The range or the values of each name. The order comes first, because other names depend on it."""
 
 
 def parse_space(words: Iterable[str]) -> SearchSpace:
-    """The space of `--space`: names, with their default values, name=low..high, or name=a,b,c.
+    """Parses `--space`: names with their default values, name=low..high, or name=a,b,c.
 
     Raises:
         InputError: an unknown name, a name given twice, or values that cannot be read.
+
+    Example:
+        >>> parse_space(["scope=all,head"])
+        {'scope': ('all', 'head')}
     """
     usual = dict(word.split("=") for word in SearchSettings().space)
     given: dict[str, str] = {}
@@ -89,12 +93,12 @@ def _read(flag: str, text: str) -> Range | tuple[Any, ...]:
 
 
 def is_drawn(name: str, values: Mapping[str, Any]) -> bool:
-    """Whether a trial with these `values` draws `name`: a prototypical network has no inner loop."""
-    return values.get("order") != "prototypical" or name not in _OF_THE_INNER_LOOP
+    """Whether a trial with these `values` draws `name`. A prototypical network has no inner loop."""
+    return values.get("order") != "prototypical" or name not in _INNER_LOOP_NAMES
 
 
 def combinations(space: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """All that trials can draw, each once."""
+    """All combinations that trials can draw, without repeats."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for chosen in itertools.product(*space.values()):
         every = dict(zip(space, chosen, strict=True))
@@ -104,21 +108,26 @@ def combinations(space: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
 
 
 def extremes(space: SearchSpace) -> list[dict[str, Any]]:
-    """The combinations of all values with the ends of the ranges: settings that refuse any refuse one of these."""
+    """The combinations of all values and range ends. If a combination is invalid, one of these is."""
     return combinations({n: (v.low, v.high) if isinstance(v, Range) else v for n, v in space.items()})
 
 
 def configure(
     values: Mapping[str, Any], learner: LearnerSettings, config: TrainConfig
 ) -> tuple[LearnerSettings, TrainConfig]:
-    """The settings with a trial's values in their places.
+    """The settings of a trial.
 
-    Where the order is not searched, it stays what `learner` has: full MAML is full with any number of inner steps.
+    If the order is not searched, that of `learner` stays. Full MAML stays full with any number of inner steps.
+
+    Args:
+        values: what the trial drew.
+        learner: the other settings of the learner.
+        config: the other settings of the outer loop.
 
     Raises:
         InputError: the values contradict each other or the other settings.
     """
-    order, inner = values.get("order"), {name: value for name, value in values.items() if name in _OF_THE_INNER_LOOP}
+    order, inner = values.get("order"), {name: value for name, value in values.items() if name in _INNER_LOOP_NAMES}
     steps = 0 if order == "prototypical" else inner.get("inner_steps", learner.inner_steps)
     if order in ("first-order", "full") and steps == 0:
         raise InputError(f"order={order} needs inner steps")
@@ -129,5 +138,5 @@ def configure(
 
 
 def combination_in_words(values: Mapping[str, Any]) -> str:
-    """Names and values, the rates to three digits."""
+    """Formats names and values, with learning rates to three digits."""
     return ", ".join(f"{name} {v:.3g}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items())

@@ -1,4 +1,4 @@
-"""Settings of a hyper-parameter search: each is a field here and an option of the command line."""
+"""Settings of a hyper-parameter search. Each field is an option of the command line."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from metatext.errors import InputError
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How hyper-parameters are searched."""
+    """Settings of a hyper-parameter search."""
 
     space: tuple[str, ...] = (
         *("inner-lr=0.001..0.1", "outer-lr=3e-6..3e-4", "inner-steps=1..8", "scope=all,head,top:2"),
         "order=prototypical,first-order,full",
     )
-    """What is searched: some of these names, each alone, as name=low..high or as name=a,b,c. All else stays as given. A
-    prototypical network has no inner rate, steps or scope."""
+    """What is searched: some of these names, each alone, as name=low..high, or as name=a,b,c.
+    All other options stay as given. A prototypical network has no inner rate, steps or scope."""
     trials: int = 20
-    """Trials of the study, on all machines together; pruned ones count, interrupted ones do not."""
+    """Trials of the study, on all machines together. Pruned trials count, interrupted ones do not."""
     objective: Literal["accuracy", "loss"] = "accuracy"
-    """What trials are judged by: the best validation accuracy; or the loss there, which tells more trials apart where
-    few classes are held out."""
+    """What is optimised: the best validation accuracy, or the best validation loss.
+    The loss separates trials better if few classes are held out."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """tpe: near what did well (Bergstra 2011). grid: up to all combinations, in random order; a range of learning rates
-    gives its ends and one value a decade."""
+    """tpe samples near good trials (Bergstra 2011). grid runs the combinations in random order.
+    A range of learning rates gives a grid its two ends and one value per decade."""
     pruner: Literal["median", "halving", "none"] = "median"
-    """Trials to stop at a validation: from the sixth on, those below the median of the others; or, by successive
-    halving, all but the best quarter after eval_every steps, four times as many, and so on."""
+    """Which trials stop at a validation. median: from the sixth on, those below the median of the others.
+    halving: all but the best quarter, after eval_every steps, four times as many, and so on."""
     storage: str | None = None
-    """Database that machines share, such as postgresql://user@host/name, any URL that Optuna takes; by default study.db
-    in the output folder."""
+    """Database that machines share: any URL that Optuna accepts, such as postgresql://user@host/name.
+    By default study.db in the output folder."""
     study: str = "metatext"
     """Name of the study in the database."""
 

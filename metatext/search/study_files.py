@@ -1,4 +1,4 @@
-"""The trials of a search: what each trains, their table, a script that trains the best, and which values mattered."""
+"""The files of a study: the table of trials, a script that trains the best one, and the importance of each name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that need not be run again: completed or pruned, on any machine."""
+    """The completed and pruned trials, of all machines."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
 
 
 def best_of(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
-    """The completed trial with the best accuracy and then the least loss; with that objective, the least loss first."""
+    """The completed trial with the best objective. The other of accuracy and loss breaks ties."""
 
     def merit(trial: optuna.trial.FrozenTrial) -> tuple[float, float]:
         accuracy, loss = trial.user_attrs["best_accuracy"], trial.user_attrs["best_loss"]
@@ -36,15 +36,15 @@ def best_of(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
 
 
 def objective_of(study: optuna.Study) -> str:
-    """What the study judges trials by: accuracy or loss."""
+    """The objective of the study: accuracy or loss."""
     return "accuracy" if study.direction.name == "MAXIMIZE" else "loss"
 
 
 def write_trials(study: optuna.Study, space: Iterable[str], path: Path) -> None:
-    """A row a trial: its state, its objective (if cut short, the best so far), last step, duration, and its values."""
+    """Writes a CSV row per trial: state, objective (the best so far if it was stopped), last step, seconds, values."""
     names, objective = list(space), objective_of(study)
     best = max if objective == "accuracy" else min
-    with new_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with new_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, ["trial", "state", objective, "step", "seconds", *names], lineterminator="\n")
         table.writeheader()
         for trial in study.get_trials(deepcopy=False):
@@ -59,7 +59,7 @@ def write_trials(study: optuna.Study, space: Iterable[str], path: Path) -> None:
 
 
 def write_best(study: optuna.Study, job: Job, path: Path) -> None:
-    """A script that trains the best configuration and evaluates it, through the command line's own options."""
+    """Writes a script that trains the best configuration and evaluates it, with options of the command line."""
     best = best_of(study)
     if best is None:
         return
@@ -104,7 +104,7 @@ if __name__ == "__main__":
 
 
 def options_of(settings: Any) -> list[list[str]]:
-    """The options of the command line that give these settings, those at their defaults left out."""
+    """The command-line options that give these settings. Settings at their defaults are left out."""
     found = []
     for field in dataclasses.fields(settings):
         value, flag = getattr(settings, field.name), field.name.replace("_", "-")
@@ -120,7 +120,7 @@ def options_of(settings: Any) -> list[list[str]]:
 
 
 def draw_importances(study: optuna.Study, path: Path) -> None:
-    """A bar for each value searched: how much it tells the best of the completed trials from the others."""
+    """Draws the importance of each searched name (PED-ANOVA): how well it separates the best trials from the others."""
     from optuna.importance import get_param_importances
 
     if len({trial.value for trial in finished(study) if trial.state.name == "COMPLETE"}) < 2:

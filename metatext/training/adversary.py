@@ -1,7 +1,7 @@
-"""Domain-adversarial training (DANN, Ganin 2016): the encoder learns to give no sign of where a text comes from.
+"""Domain-adversarial training (DANN, Ganin 2016): the encoder learns features that source and target share.
 
-A small classifier learns to tell source texts from the target's by their vectors, and the encoder is moved against it:
-the sources' classes are then told apart by what both sides have in common. No label of the target is read.
+A small classifier, the adversary, learns to distinguish source vectors from target vectors. The encoder is trained to
+increase the adversary's loss. No label of the target is read.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from metatext.learners.learner import Learner
 
-ADVERSARY_PREFIX = "adversary."  # of its parameters' names in the trainer, and in checkpoints
+ADVERSARY_PREFIX = "adversary."
+"""Starts the names of the adversary's parameters in the trainer and in checkpoints."""
+
 _UNITS = 100
 
 
 class Adversary(torch.nn.Module):
-    """Tells source vectors from target vectors: a perceptron with one hidden layer of 100 units.
+    """Classifies vectors as source or target: a perceptron with one hidden layer of 100 units.
 
     Args:
         hidden: width of the vectors.
         texts: unlabelled texts of the target.
-        seed: of its first weights, and of the texts that it sees with each episode.
+        seed: seed of the initial weights and of the texts drawn for each episode.
     """
 
     def __init__(self, hidden: int, texts: Sequence[str], seed: int = 0) -> None:
@@ -39,7 +41,7 @@ class Adversary(torch.nn.Module):
             )
 
     def loss(self, source: Tensor, target: Tensor) -> Tensor:
-        """Mean cross entropy of vectors (n, hidden) of the sources, and that of (m, hidden) of the target, added."""
+        """Mean cross entropy over source vectors (n, hidden) plus that over target vectors (m, hidden), 0-d."""
         sides = ((source, torch.zeros(len(source))), (target, torch.ones(len(target))))
         losses = [
             binary_cross_entropy_with_logits(self.layers(vectors).squeeze(1), side.to(vectors))
@@ -56,18 +58,22 @@ class Adversary(torch.nn.Module):
         adversarial_weight: float,
         names: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """What moves the adversary towards the answer and the encoder away from it (Ganin 2016, equations 13 and 14).
+        """Gradients that lower the adversary's loss in the adversary and raise it in the encoder.
 
-        The adversary's own step does not have the factor lambda, as in the paper's experiments (section 5.2.2).
+        Implements equations 13 and 14 of Ganin 2016. The adversary's own step has no factor lambda, as in the paper's
+        experiments (section 5.2.2).
 
         Args:
-            learner: whose encoder gives the vectors.
-            texts: of the sources, from episode `number`; as many of the target's are drawn, or all.
-            number: of the episode, which with the seed says which texts of the target are drawn.
-            strength: of the encoder's part, lambda.
-            names: the parameters that move, by name; the adversary's have `ADVERSARY_PREFIX`.
+            learner: its encoder computes the vectors.
+            texts: source texts of episode `number`. As many target texts are drawn, or all if there are fewer.
+            number: number of the episode. With the seed, it determines the target texts.
+            adversarial_weight: factor of the encoder's gradient, lambda.
+            names: the trained parameters by name. The adversary's names start with `ADVERSARY_PREFIX`.
+
+        Returns:
+            A gradient for each parameter that has one, by name.
         """
-        rng = np.random.default_rng([self.seed, number, 1])  # the episode's own is [seed, number]
+        rng = np.random.default_rng([self.seed, number, 1])  # another stream than the episode's [seed, number]
         drawn = rng.choice(len(self.texts), min(len(texts), len(self.texts)), replace=False)
         both = [*texts, *(self.texts[row] for row in drawn)]
         vectors = learner.encode(both, learner.settings.batch_size).to(learner.device).requires_grad_()
@@ -89,5 +95,5 @@ class Adversary(torch.nn.Module):
 
 
 def adversarial_weight(weight: float, step: int, steps: int) -> float:
-    """Lambda in outer step `step` of `steps`: from 0 up to `weight` (Ganin 2016, section 5.2.2)."""
+    """The factor lambda in outer step `step` of `steps`: rises from 0 to `weight` (Ganin 2016, section 5.2.2)."""
     return weight * (2 / (1 + math.exp(-10 * step / steps)) - 1)

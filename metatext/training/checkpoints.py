@@ -1,4 +1,4 @@
-"""Checkpoints of meta-training: safetensors and JSON, whole or not there, from which a run goes on exactly."""
+"""Checkpoints of meta-training in safetensors and JSON. A checkpoint is complete or absent, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from metatext.options import defaults_of
 from metatext.training.settings import TrainConfig
 
 SAMPLER = ("ways", "shots", "queries", "seed", "shared_labels", "varied", "temperature", "hard")
-"""What a run notes of its sampler."""
-
+"""The sampler's settings that a checkpoint records."""
 
 _FIXED_ON_RESUME = {
     *("encoder", *SAMPLER, "domains", "valid_domains", "target_texts"),
@@ -37,7 +36,7 @@ _FIXED_ON_RESUME = {
 
 @dataclass
 class RunState:
-    """What a checkpoint holds beside weights and optimiser."""
+    """The progress of a run, saved in each checkpoint."""
 
     step: int = 0
     best_step: int = -1
@@ -51,16 +50,21 @@ class RunState:
 
 
 def step_folder(output: Path, step: int) -> Path:
-    """Where the checkpoint after `step` outer steps is."""
+    """The folder of the checkpoint after `step` outer steps."""
     return output / "checkpoints" / f"step-{step:06d}"
 
 
 def has_checkpoint(output: Path) -> bool:
-    """Whether a run left a checkpoint."""
+    """Whether the run in `output` has a checkpoint."""
     return any((output / "checkpoints").glob("step-*"))
 
 
 def last_checkpoint(output: Path) -> Path:
+    """The folder of the newest checkpoint of the run in `output`.
+
+    Raises:
+        InputError: there is none.
+    """
     folders = sorted((output / "checkpoints").glob("step-*"))
     if not folders:
         again = ", or with --overwrite" if output.exists() else ""
@@ -76,19 +80,19 @@ def save_checkpoint(
     history: list[dict[str, float]],
     config: Mapping[str, Any],
 ) -> None:
-    """Writes weights, the optimiser's moments, the run's state and its configuration."""
-    with new_folder(folder, overwrite=True) as beside:
+    """Writes the weights, the optimiser's moments, the run's state and its configuration."""
+    with new_folder(folder, overwrite=True) as part:
         weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-        save_file(weights, beside / "weights.safetensors")
+        save_file(weights, part / "weights.safetensors")
         moments = optimizer.state_dict()["state"].items()
         flat = {f"{i}.{name}": value.cpu().contiguous() for i, values in moments for name, value in values.items()}
-        save_file(flat, beside / "optimizer.safetensors")
-        write_json(beside / "state.json", {"state": dataclasses.asdict(state), "history": history})
-        write_json(beside / "config.json", dict(config))
+        save_file(flat, part / "optimizer.safetensors")
+        write_json(part / "state.json", {"state": dataclasses.asdict(state), "history": history})
+        write_json(part / "config.json", dict(config))
 
 
 def prune_checkpoints(folder: Path, keep: set[Path]) -> None:
-    """Removes all checkpoints but `keep`, and what an interrupted save left behind."""
+    """Removes all checkpoints except `keep`, and the leftovers of an interrupted save."""
     for old in [*folder.glob("step-*"), *folder.glob(".step-*")]:
         if old not in keep:
             shutil.rmtree(old)
@@ -97,15 +101,20 @@ def prune_checkpoints(folder: Path, keep: set[Path]) -> None:
 def load_checkpoint(
     folder: Path, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]
 ) -> tuple[RunState, list[dict[str, float]]]:
-    """Reads the optimiser's moments into it; returns the run's state and validation history.
+    """Loads the optimiser's moments, and returns the run's state and validation history.
+
+    Args:
+        folder: the checkpoint.
+        optimizer: its moments are replaced.
+        config: the options of the resumed run.
 
     Raises:
-        InputError: the run was started with other options, which would change its result.
+        InputError: the run was started with options that give another result.
     """
     saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     defaults = defaults_of(EpisodeSettings, TrainConfig, LearnerSettings) | {"classes": "", "target_texts": ""}
-    before = defaults | before  # a checkpoint of an older version has fewer options
+    before = defaults | before  # a checkpoint may predate an option
     for key in sorted(_FIXED_ON_RESUME):
         if before[key] != config[key]:
             raise InputError(
@@ -121,5 +130,5 @@ def load_checkpoint(
 
 
 def read_weights(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """The parameters of a checkpoint by name."""
+    """The parameters of a checkpoint, by name."""
     return load_file(folder / "weights.safetensors", device=str(device))

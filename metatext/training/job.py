@@ -1,4 +1,4 @@
-"""A meta-training job as the command line gives it."""
+"""The options of a meta-training job."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metatext.training.settings import TrainConfig
 
 @dataclass(frozen=True)
 class Job:
-    """What is meta-trained, on what, and how; a search trains it with other values in each trial."""
+    """The sources, the encoder and all settings of a meta-training; a search varies some of them in each trial."""
 
     source: tuple[str, ...]
-    """One or more labelled files, each a source domain; or data sets on the Hub, as hub:ID[:CONFIG[:SPLIT]]."""
+    """Labelled files, each a source domain. Data sets on the Hub are written hub:ID[:CONFIG[:SPLIT]]."""
     encoder: str
-    """Pretrained encoder: a Hub id or a folder; or a saved learner to go on from."""
+    """Pretrained encoder, as a Hub id or a folder. A saved learner continues its training."""
     unlabelled: tuple[str, ...] = ()
-    """Files of unlabelled texts of the target, for --adversarial: tables, or a .txt's lines; labels are not read."""
+    """Files of unlabelled target texts for --adversarial: tables, or .txt files with a text per line."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
     learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)

@@ -1,4 +1,4 @@
-"""Episodes with a non-finite loss or gradient: they are skipped, and in float16 the loss scale follows them."""
+"""Skips episodes with a non-finite loss or gradient, and adapts the loss scale of float16."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ _MOST_BAD_IN_A_ROW = 10
 
 
 def count_bad_episodes(state: RunState, bad: Sequence[bool], first: int, float16: bool) -> None:
-    """Counts skipped episodes and adjusts the loss scale of float16: halved after a bad step, doubled after 200 good.
+    """Counts skipped episodes, and adjusts the loss scale of float16.
+
+    The scale is halved after a step with a bad episode, and doubled after 200 steps without one.
 
     Args:
         state: changed in place.
         bad: whether each episode of the meta-batch had a non-finite loss or gradient.
         first: number of the first episode.
-        float16: whether the passes are in float16, where a smaller loss scale may mend an episode.
+        float16: whether passes are in float16.
 
     Raises:
-        FloatingPointError: ten episodes in a row were bad; says what to change.
+        FloatingPointError: ten episodes in a row were bad. The message says what to change.
     """
-    overflow = float16 and state.loss_scale > 1.0  # not held against the run
+    overflow = float16 and state.loss_scale > 1.0  # a smaller scale may mend it, so it does not count in a row
     for number, is_bad in enumerate(bad):
         state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not overflow else 0
         if is_bad:

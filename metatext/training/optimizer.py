@@ -1,4 +1,4 @@
-"""AdamW of the outer loop: which parameter has which learning rate and weight decay."""
+"""Learning rate and weight decay of each parameter in the outer loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from metatext.training.settings import TrainConfig
 
 
 def parameter_groups(parameters: Mapping[str, Tensor], config: TrainConfig) -> list[dict[str, Any]]:
-    """The parameters of a learner (and of its adversary) by name, as groups for a torch optimiser."""
+    """Groups the parameters of a learner and its adversary for a torch optimiser.
+
+    Each group keeps its peak learning rate as `peak_lr`.
+    """
 
     def rate_and_decay(name: str, parameter: Tensor) -> tuple[float, float]:
         if name.startswith("encoder."):
@@ -23,4 +26,4 @@ def parameter_groups(parameters: Mapping[str, Tensor], config: TrainConfig) -> l
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in parameters.items():
         groups.setdefault(rate_and_decay(name, parameter), []).append(parameter)
-    return [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
+    return [{"params": p, "lr": lr, "peak_lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]

@@ -1,4 +1,4 @@
-"""Continued pre-training: an encoder reads unlabelled texts of a domain, with words masked (Gururangan 2020)."""
+"""Continued pre-training on unlabelled texts of a domain by masked language modelling (Gururangan 2020)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,22 @@ logger = logging.getLogger(__name__)
 def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: PretrainSettings) -> float:
     """Trains `encoder` by masked language modelling on `texts`, and writes it to `output` as a transformers folder.
 
-    15% of the tokens are masked (Devlin 2019, section 3.1). What is written is the encoder alone, for meta-training to
-    start from. An encoder that was saved without its head for masked words, such as a sentence encoder, gets a new one,
-    which has to be learned first: with 3,000 texts it lost by it (docs/results.md).
+    15% of the tokens are masked (Devlin 2019, section 3.1). The output is the encoder alone, ready for meta-training.
+    An encoder without a masked-language-modelling head, such as a sentence encoder, gets a new one, which is trained
+    too. With 3,000 texts, such an encoder lost accuracy (docs/results.md).
+
+    Args:
+        encoder: Hub id or folder.
+        texts: the texts of the domain.
+        output: folder to write.
+        settings: passes, learning rate, batch size, precision, seed.
 
     Returns:
-        The mean loss of the last epoch's steps, nats a masked token.
+        The mean loss over the last epoch, in nats per masked token.
 
     Raises:
-        InputError: `encoder` is no encoder, or cannot be trained so; there are no texts; several processes.
-        FileExistsError: `output` holds something.
+        InputError: `encoder` has no mask token or is not an encoder; there are no texts; there are several processes.
+        FileExistsError: `output` already holds something.
         FloatingPointError: the loss or a weight is not finite; nothing is written.
     """
     from accelerate import PartialState
@@ -54,15 +60,15 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
     with torch.random.fork_rng():
         set_seed(settings.seed)
         model = _masked_language_model(encoder, folder)
-        with new_folder(output) as beside:
+        with new_folder(output) as folder_to_write:
             loss = _train(model, tokenizer, texts, settings)
-            model.base_model.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
+            model.base_model.save_pretrained(folder_to_write)
+            tokenizer.save_pretrained(folder_to_write)
     return loss
 
 
 def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainSettings) -> float:
-    """Trains `model` in place; returns the loss of the last epoch."""
+    """Trains `model` in place and returns the mean loss of the last epoch."""
     from datasets import Dataset
     from transformers import (
         DataCollatorForLanguageModeling,
@@ -78,22 +84,22 @@ def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainS
     logger.info("a guess among its %d tokens has a loss of %.2f", len(tokenizer), math.log(len(tokenizer)))
     prefixed = [settings.text_prefix + text for text in texts]
     rows = Dataset.from_dict({"input_ids": tokenizer(prefixed, truncation=True, max_length=length)["input_ids"]})
-    with tempfile.TemporaryDirectory() as nowhere:
+    with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
-            output_dir=nowhere,
+            output_dir=scratch,
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch_size,
             learning_rate=settings.lr,
-            warmup_steps=0.1,  # a share
+            warmup_steps=0.1,  # as a share of all steps
             weight_decay=0.01,
             bf16=settings.mixed_precision == "bf16",
-            use_cpu=default_device().type == "cpu",  # where bf16 is refused otherwise
+            use_cpu=default_device().type == "cpu",  # bf16 is refused on a CPU otherwise
             seed=settings.seed,
             save_strategy="no",
             logging_strategy="epoch",
             logging_nan_inf_filter=False,
             report_to=[],
-            dataloader_pin_memory=torch.cuda.is_available(),  # warns otherwise
+            dataloader_pin_memory=torch.cuda.is_available(),  # warns on a CPU otherwise
             disable_tqdm=not settings.progress,
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
@@ -101,7 +107,7 @@ def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainS
         trainer.remove_callback(PrinterCallback)
         if settings.progress:
             trainer.remove_callback(ProgressCallback)
-            trainer.add_callback(type("Bar", (ProgressCallback,), {"on_log": lambda *_, **__: None}))  # prints nothing
+            trainer.add_callback(type("Bar", (ProgressCallback,), {"on_log": lambda *_, **__: None}))
         trainer.train()
     loss = float(next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry))
     if not math.isfinite(loss) or not all(p.isfinite().all() for p in model.parameters()):

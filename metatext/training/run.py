@@ -31,9 +31,24 @@ def train(
     on_validation: Callable[[dict[str, float]], None] | None = None,
     target_texts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Meta-trains a learner on `domains` and writes it to `config.output`; returns the trainer's summary.
+    """Meta-trains a learner on `domains` and writes it to `config.output`.
 
-    `encoder` may be a saved learner too: meta-training goes on from it, with those settings that are not the default.
+    Args:
+        domains: the sources.
+        encoder: Hub id or folder of a pretrained encoder, or of a saved learner. A saved learner keeps its own settings
+            where `settings` has the default.
+        settings: the method.
+        episodes: ways, shots, validation classes.
+        config: the outer loop.
+        on_validation: called after each validation (see `MetaTrainer`).
+        target_texts: unlabelled target texts for adversarial training.
+
+    Returns:
+        The summary of `MetaTrainer.train`.
+
+    Raises:
+        InputError: options or sources that do not go together.
+        FileExistsError: the output folder holds a run.
     """
     if config.output:
         check_output(Path(config.output), config)
@@ -43,7 +58,7 @@ def train(
     sampler, valid_sampler = make_samplers(domains, episodes, shared)
     defaults = dataclasses.asdict(LearnerSettings())
     changed = {name: value for name, value in dataclasses.asdict(settings).items() if value != defaults[name]}
-    if changed.keys() & {"algorithm", "inner_optimizer"}:  # the saved order may not go with these
+    if changed.keys() & {"algorithm", "inner_optimizer"}:  # the saved order may contradict these
         changed["second_order_steps"] = settings.second_order_steps
     learner = Learner.from_pretrained(encoder, **changed | ({"classes": sampler.classes} if shared else {}))
     return MetaTrainer(learner, sampler, valid_sampler, config, on_validation, target_texts).train()
@@ -52,10 +67,10 @@ def train(
 def make_samplers(
     domains: Sequence[Domain], episodes: EpisodeSettings, shared: bool
 ) -> tuple[EpisodeSampler, EpisodeSampler | None]:
-    """Episodes to train on and to validate on; None where no validation is possible.
+    """The episodes for training, and those for validation (None if no validation is possible).
 
-    With a prototype head each episode has new classes, and validation classes are held out of the sources. With a
-    linear head the domains share their classes (`shared`); there is no validation, and the last weights are kept.
+    With a prototype head, each episode draws new classes, and validation classes are held out of the sources. With a
+    linear head (`shared`), all domains share their classes. Nothing is then held out, and the last weights are kept.
     """
     train_domains, valid_domains = list(domains), list[Domain]()
     if not shared:
@@ -68,13 +83,13 @@ def make_samplers(
         )
     for domain in train_domains:
         logger.info("%s: %d rows, %d classes to train on", domain.name, len(domain), len(domain.classes))
-    spared = sorted(set().union(*(domain.classes for domain in valid_domains)))
+    held_out = sorted(set().union(*(domain.classes for domain in valid_domains)))
     if shared:
         why = "the learned head has them all"
     else:
         why = "there are none to spare" if episodes.valid_fraction or episodes.valid_classes else "as was asked"
     nothing = f"no class ({why}): the last weights are kept"
-    logger.info("held out for validation: %s", ", ".join(spared) or nothing)
+    logger.info("held out for validation: %s", ", ".join(held_out) or nothing)
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}
     how: dict[str, Any] = {name: getattr(episodes, name) for name in ("seed", "varied", "temperature", "hard")}
     sampler = EpisodeSampler(train_domains, None if shared else episodes.ways, **how, **shape)

@@ -1,4 +1,4 @@
-"""The output folder of a run: what may be in it, and how it is replaced."""
+"""The output folder of a run: checks it, replaces an earlier run, and writes the finished learner."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from metatext.training.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-TRACKER_RUN = "metatext"  # name of the run for trackers, and of their folder in the output
-FIRST_FILES = {"checkpoints", TRACKER_RUN}  # what is written before the first checkpoint is
+TRACKER_RUN = "metatext"
+"""The name of the run for experiment trackers, and of their folder in the output."""
+
+_FIRST_FILES = {"checkpoints", TRACKER_RUN}  # written before the first checkpoint is complete
 
 
 def check_output(output: Path, config: TrainConfig) -> None:
@@ -28,27 +30,27 @@ def check_output(output: Path, config: TrainConfig) -> None:
     """
     if config.resume:
         last_checkpoint(output)
-    elif output.is_dir() and {p.name for p in output.iterdir()} <= FIRST_FILES and not has_checkpoint(output):
-        return  # interrupted before its first checkpoint: nothing to lose
+    elif output.is_dir() and {p.name for p in output.iterdir()} <= _FIRST_FILES and not has_checkpoint(output):
+        return  # a run that was interrupted before its first checkpoint has nothing to lose
     else:
         check_free(output, config.overwrite, "--resume to go on, or --overwrite to replace it")
 
 
 def set_aside(output: Path) -> None:
-    """Moves the run that a new one replaces out of the way, until the new one is finished."""
+    """Moves the existing run aside until the run that replaces it is finished."""
     replaced = _replaced(output)
     if replaced.exists():
-        shutil.rmtree(output)  # an interrupted run, which was to replace what is there
+        shutil.rmtree(output)  # the leftovers of an interrupted replacement
     else:
         output.rename(replaced)
     logger.info("what is replaced is kept in %s until the new learner is there", replaced)
 
 
 def finish_run(output: Path, learner: Learner, summary: dict[str, Any]) -> None:
-    """Writes `training.json` and the learner, its metadata last: their presence says that the run is complete."""
+    """Writes `training.json` and the learner. The metadata come last: a run that has them is complete."""
     write_json(output / "training.json", summary)
     part = output / ".learner.part"
-    for left in output.glob(".*learner.part*"):  # by a run that was killed here
+    for left in output.glob(".*learner.part*"):  # of a run that was killed at this point
         shutil.rmtree(left)
     learner.save_pretrained(part)
     for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
@@ -59,5 +61,5 @@ def finish_run(output: Path, learner: Learner, summary: dict[str, Any]) -> None:
 
 
 def _replaced(output: Path) -> Path:
-    """Where the run that another one replaces is kept until that one is finished."""
+    """The folder that keeps a replaced run until the new one is finished."""
     return output.with_name(f".{output.name}.replaced")

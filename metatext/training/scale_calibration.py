@@ -1,4 +1,4 @@
-"""The scale that a prototype head starts meta-training with."""
+"""Chooses the initial scale of a prototype head."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4) -> None:
-    """Starts a prototype head's scale at the power of two with the least query loss before any inner step.
+    """Sets a prototype head's scale to the power of two with the lowest query loss before any inner step.
 
-    How far apart an encoder puts its texts differs a hundredfold between encoders, and the scale is learned slowly.
+    Distances between texts differ a hundredfold between encoders, and meta-training changes the scale slowly.
+
+    Args:
+        learner: its head is changed in place.
+        sampler: the loss is that of the first `episodes` episodes.
+        episodes: number of episodes.
     """
     assert isinstance(learner.head, PrototypeHead)
     losses: dict[float, float] = {}
     for number in range(episodes):
         episode = sampler[number]
         query = learner.batches(episode.query)
-        with closing(EpisodeTask(learner, episode.support, episode.classes)) as binding:
-            centroids = binding.centroids
+        with closing(EpisodeTask(learner, episode.support, episode.classes)) as task:
+            centroids = task.centroids
         features = [(learner.features(batch), labels) for batch, labels in query.batches]
         for exponent in range(1, 10):
             learner.head.log_scale.fill_(math.log(2.0**exponent))

@@ -1,4 +1,4 @@
-"""Settings of the outer loop and of further pre-training: each is a field here and an option of the command line."""
+"""Settings of the outer loop and of continued pre-training. Each field is an option of the command line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class TrainConfig:
     """Settings of the outer loop."""
 
     meta_steps: int = 150
-    """Outer steps (updates of the initialisation)."""
+    """Outer steps, each an update of the initialisation."""
     meta_batch_size: int = 4
     """Episodes per outer step, shared between the processes."""
     outer_lr: float = 3e-5
-    """Peak learning rate of the encoder (AdamW)."""
+    """Peak learning rate of the encoder, with AdamW."""
     head_lr: float = 1e-3
     """Peak learning rate of a learned (linear) head, and of the adversary."""
     rate_lr: float = 1e-2
@@ -27,42 +27,43 @@ class TrainConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay of the encoder's matrices."""
     warmup_fraction: float = 0.1
-    """Share of the outer steps during which the learning rates rise to their peak; they fall to 0 linearly after."""
+    """Share of the outer steps with rising learning rates. They fall to 0 linearly after."""
     max_grad_norm: float = 1.0
-    """The encoder's meta-gradient is scaled down to this norm where it is larger."""
+    """Largest norm of the encoder's meta-gradient. A longer one is scaled down."""
     multi_step_fraction: float = 0.0
-    """Share of the outer steps with a query loss after each inner step, whose weights move to the last one's (MAML++,
-    Antoniou 2019)."""
+    """Share of the outer steps with a query loss after every inner step (MAML++, Antoniou 2019).
+    Its weights move to the last inner step."""
     first_order_fraction: float = 0.0
-    """Share of the outer steps, from the first, that are first-order whatever second_order_steps says (MAML++)."""
+    """Share of the outer steps, from the first, that are first-order despite second_order_steps (MAML++)."""
     names: bool = True
-    """Let what a class is called, its label in words, stand among its support texts, so that the encoder learns where
-    names lie. So it is in episodes whose classes all have one: a label that says nothing, such as a number, or that the
-    encoder cannot read, is none, nor are those of a domain of two classes. Not with a learned (linear) head."""
+    """Add the name of each class, its label in words, to its support texts.
+    The encoder then learns where names lie. Only episodes in which all classes have a name use it.
+    Numbers, and words that the encoder cannot read, are no names.
+    Domains of two classes and linear heads never use names."""
     adversarial: float = 0.0
-    """Weight of domain-adversarial training: with unlabelled texts of the target, the encoder learns to give no sign of
-    whether a text is the target's or a source's (DANN, Ganin 2016). Validation then stops and chooses nothing: it is of
-    source classes, and the last weights are kept."""
+    """Weight of domain-adversarial training with unlabelled target texts (DANN, Ganin 2016).
+    The encoder learns features that source and target share.
+    Validation then neither stops the run nor chooses the weights. The last weights are kept."""
     eval_every: int = 25
     """Outer steps between two validations."""
     eval_episodes: int = 24
     """Validation episodes, the same at each validation."""
     patience: int = 4
-    """Stop after this many validations without a better one; 0: never."""
+    """Stop after this many validations without progress. 0: never."""
     save_every: int = 25
     """Outer steps between two checkpoints."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the encoder's passes (weights and updates stay float32); fp16 is meant for GPUs."""
+    """Precision of the encoder's passes. Weights and updates stay float32. fp16 is meant for GPUs."""
     output: str | None = None
-    """Folder for the learner and the checkpoints (in Python, without one nothing is written)."""
+    """Folder for the learner and the checkpoints. In Python, nothing is written without one."""
     resume: bool = False
-    """Go on from the last checkpoint in the output folder."""
+    """Continue from the last checkpoint in the output folder."""
     overwrite: bool = False
-    """Replace a run that is in the output folder."""
+    """Replace the run in the output folder."""
     tracker: str | None = None
-    """Experiment tracker, any that Accelerate knows: tensorboard, wandb, ..."""
+    """Experiment tracker that Accelerate supports: tensorboard, wandb, ..."""
     progress: bool = True
-    """Whether a progress bar is shown; --no-progress: none."""
+    """Show a progress bar."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "save_every")
@@ -76,10 +77,10 @@ class TrainConfig:
 
 
 def check_method(config: TrainConfig, settings: LearnerSettings, precision: str) -> None:
-    """Refuses options that would do nothing, or harm, with the learner's method.
+    """Refuses options that have no effect, or do harm, with the learner's method.
 
     Raises:
-        InputError: naming the option and what it needs.
+        InputError: names the option and what it needs.
     """
     if config.multi_step_fraction and (settings.algorithm != "maml" or settings.inner_steps < 2):
         raise InputError("multi_step_fraction needs algorithm='maml' and at least two inner_steps")
@@ -95,24 +96,24 @@ def check_method(config: TrainConfig, settings: LearnerSettings, precision: str)
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """How an encoder is pre-trained further."""
+    """Settings of continued pre-training."""
 
     epochs: float = 1.0
     """Passes over the texts."""
     lr: float = 5e-5
     """Peak learning rate (AdamW, 10% warm-up, linear decay)."""
     batch_size: int = 32
-    """Texts a step, on each GPU."""
+    """Texts per step, on each GPU."""
     max_length: int = 128
-    """Longest text, in tokens; longer ones are cut."""
+    """Longest text in tokens. Longer texts are cut."""
     text_prefix: str = ""
-    """Put before every text, for encoders that were trained with one; give it to train as well."""
+    """Prefix of every text, for encoders that were trained with one. Give it to train as well."""
     mixed_precision: Literal["no", "bf16"] = "no"
-    """Precision of the passes; the weights stay float32."""
+    """Precision of the passes. Weights stay float32."""
     seed: int = 0
-    """Seed of the order of the texts, of what is masked, and of a new head."""
+    """Seed of the order of the texts, the masked tokens, and a new head."""
     progress: bool = True
-    """Whether a progress bar is shown; --no-progress: none."""
+    """Show a progress bar."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size")

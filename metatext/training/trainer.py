@@ -1,4 +1,4 @@
-"""Meta-training: the outer loop, in one process or many, with checkpoints that resume exactly."""
+"""The outer loop of meta-training, in one process or several, with exact resume."""
 
 from __future__ import annotations
 
@@ -48,28 +48,31 @@ logger = logging.getLogger(__name__)
 
 
 class MetaTrainer:
-    """Meta-trains a learner over episodes.
+    """Meta-trains a learner over episodes (Finn 2017, algorithm 1).
 
-    Each outer step averages the meta-gradients of `meta_batch_size` episodes. With `accelerate launch` the episodes of
-    a step are split over the processes by index and their sums added up, so the result is that of one process, to
-    rounding. Episodes and learner are deterministic, so a resumed run ends with the same weights as one that was never
-    interrupted: bit by bit on a CPU.
+    Each outer step averages the meta-gradients of `meta_batch_size` episodes. Under `accelerate launch`, the processes
+    share the episodes of a step by index, and their gradients are added. The result equals that of one process up to
+    rounding. Episodes and learner are deterministic: a resumed run ends with the same weights as an uninterrupted one,
+    bit for bit on a CPU.
 
     Args:
         learner: trained in place.
-        sampler: meta-training episodes; step s uses those numbered s * meta_batch_size and on.
-        valid_sampler: episodes of classes or domains that are held out of the sources; the weights with the best
-            validation accuracy win, and training stops early without progress. None, or in adversarial training: the
-            last weights win.
+        sampler: meta-training episodes. Step s uses the episodes from s * meta_batch_size on.
+        valid_sampler: episodes of held-out classes or domains. The weights with the best validation accuracy are kept,
+            and training stops early without progress. Without a sampler, and in adversarial training, the last weights
+            are kept.
         config: settings of the outer loop.
-        on_validation: called after each validation, in every process, with its entry of the history: step, valid_loss,
-            valid_accuracy. What it raises ends the training.
+        on_validation: called after each validation, in every process, with step, valid_loss and valid_accuracy. An
+            exception that it raises ends the training.
         target_texts: unlabelled texts of the target, for `config.adversarial`.
 
     Raises:
         FileExistsError: the output folder holds a run, and neither `resume` nor `overwrite` is set.
-        InputError: nothing to resume, a tracker that is not installed, or one of `config.adversarial` and
-            `target_texts` without the other.
+        InputError: there is nothing to resume; the tracker is not installed; `config.adversarial` and `target_texts` do
+            not come together.
+
+    Example:
+        `MetaTrainer(learner, sampler, config=TrainConfig(meta_steps=40)).train()`
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class MetaTrainer:
         learner.to(self.accelerator.device)
         precision = self.config.mixed_precision
         if precision == "no":
-            precision = self.accelerator.mixed_precision  # of `accelerate launch --mixed_precision`
+            precision = self.accelerator.mixed_precision  # from `accelerate launch --mixed_precision`
         check_method(self.config, learner.settings, precision)
         learner.autocast_dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         learner.sources = sorted({*learner.sources, *(domain.name for domain in sampler.domains)})
@@ -109,11 +112,10 @@ class MetaTrainer:
             self.parameters |= {ADVERSARY_PREFIX + name: p for name, p in self.adversary.named_parameters()}
         self.names = self._class_names()
         self.optimizer = torch.optim.AdamW(parameter_groups(self.parameters, self.config), fused=True)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
         self.history: list[dict[str, float]] = []
 
     def _accelerator(self) -> Accelerator:
-        """The processes and devices of the run, and its tracker."""
+        """Accelerate's view of processes, devices and the tracker."""
         try:
             accelerator = Accelerator(
                 log_with=self.config.tracker,
@@ -128,7 +130,7 @@ class MetaTrainer:
         return accelerator
 
     def _class_names(self) -> dict[str, str]:
-        """What the sources' classes are called, by label, as far as that stands among their support texts."""
+        """Names of source classes, by label, that join the support texts of their class."""
         if not (self.config.names and isinstance(self.learner.head, PrototypeHead)):
             return {}
         domains = self.sampler.domains + (self.valid_sampler.domains if self.valid_sampler else [])
@@ -143,13 +145,13 @@ class MetaTrainer:
         return names
 
     def train(self) -> dict[str, Any]:
-        """Runs the outer loop; the learner ends with the best (or last) weights, which are written to the output.
+        """Runs the outer loop, and leaves the best (or last) weights in the learner and in the output folder.
 
         Returns:
             A summary: outer steps taken, best step and accuracy, skipped episodes, seconds, validation history.
 
         Raises:
-            FloatingPointError: ten episodes in a row had a non-finite loss or gradient; says what to change.
+            FloatingPointError: ten episodes in a row had a non-finite loss or gradient.
         """
         config, started = self.config, time.time()
         if self.output and config.overwrite and self.output.exists() and self.accelerator.is_main_process:
@@ -204,25 +206,25 @@ class MetaTrainer:
 
     @property
     def _selects(self) -> bool:
-        """Whether validation chooses the weights: it is of source classes, and says nothing of what is adversarial."""
+        """Whether validation chooses the weights. Accuracy on source classes does not measure adversarial training."""
         return self.valid_sampler is not None and self.adversary is None
 
-    # ------------------------------------------------------------------ one outer step
     def _step(self) -> dict[str, float]:
+        """One outer step: the mean meta-gradient of a meta-batch, and an update of the initialisation."""
         config, state = self.config, self.state
         first = state.step * config.meta_batch_size
-        how = multi_step_weights(config, self.learner.settings.inner_steps, state.step)
+        query_weights, order = multi_step_weights(config, self.learner.settings.inner_steps, state.step)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.learner.loss_scale = state.loss_scale
         sizes = [p.numel() for p in self.parameters.values()]
         size, flags = sum(sizes), config.meta_batch_size
-        # One buffer for one all-reduce: the gradients, then loss, correct, queries, then one flag a bad episode.
+        # One buffer needs one all-reduce. It holds the gradients, loss, hits, queries, and a flag for each bad episode.
         buffer = torch.zeros(size + 3 + flags, device=self.accelerator.device)
         total = dict(zip(self.parameters, buffer[:size].split(sizes), strict=True))
         for number in range(rank, config.meta_batch_size, processes):
             episode = with_names(self.sampler[first + number], self.names)
-            result = run_episode(self.learner, episode, *how)
-            gradients = [*result.gradients.items(), *self._against(episode, first + number)]
+            result = run_episode(self.learner, episode, query_weights, order)
+            gradients = [*result.gradients.items(), *self._adversarial_gradients(episode, first + number)]
             if not all_finite([result.loss, *(gradient for _, gradient in gradients)]):
                 buffer[size + 3 + number] = 1.0
                 continue
@@ -238,20 +240,23 @@ class MetaTrainer:
         good = len(bad) - sum(bad)
         if good:
             self._update(buffer[:size] / good)
-        self.scheduler.step()
         state.step += 1
         if not good:
             return {"loss": math.nan, "accuracy": math.nan}
         return {"loss": round(loss / good, 4), "accuracy": round(correct / queries, 4)}
 
-    def _against(self, episode: Episode, number: int) -> Iterable[tuple[str, Tensor]]:
-        """The gradients of adversarial training, where there is any."""
+    def _adversarial_gradients(self, episode: Episode, number: int) -> Iterable[tuple[str, Tensor]]:
+        """The gradients of adversarial training; none without an adversary."""
         if not self.adversary:
             return ()
         weight = adversarial_weight(self.config.adversarial, self.state.step, self.config.meta_steps)
         return self.adversary.gradients(self.learner, episode.query.texts, number, weight, self.parameters).items()
 
     def _update(self, flat: Tensor) -> None:
+        """Takes an optimiser step along a meta-gradient, (all parameters,)."""
+        share = learning_rate(self.state.step, self.config.meta_steps, self.config.warmup_fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share
         parts = flat.split([p.numel() for p in self.parameters.values()])
         for parameter, gradient in zip(self.parameters.values(), parts, strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
@@ -261,6 +266,7 @@ class MetaTrainer:
         self.optimizer.zero_grad()
 
     def _validate(self) -> dict[str, float]:
+        """Loss and accuracy on the validation episodes; notes the best step."""
         assert self.valid_sampler
         state, config = self.state, self.config
         totals = torch.zeros(3, device=self.accelerator.device)
@@ -278,24 +284,17 @@ class MetaTrainer:
         logger.info("step %d: validation accuracy %.4f, loss %.4f", state.step, *reversed(list(figures.values())))
         return figures
 
-    # ------------------------------------------------------------------ optimiser
-    def _schedule(self, step: int) -> float:
-        return learning_rate(step, self.config.meta_steps, self.config.warmup_fraction)
-
-    # ------------------------------------------------------------------ checkpoints
     def _save(self, folder: Path) -> None:
-        """Writes a checkpoint, then removes those that are neither the last nor the best."""
+        """Writes a checkpoint, and removes all others but the best."""
         if self.accelerator.is_main_process:
             save_checkpoint(folder, self.parameters, self.optimizer, self.state, self.history, self._tracked_config())
             prune_checkpoints(folder.parent, {folder, step_folder(folder.parent.parent, self.state.best_step)})
         self.accelerator.wait_for_everyone()
 
     def _load(self, folder: Path) -> None:
+        """Restores a checkpoint."""
         self.state, self.history = load_checkpoint(folder, self.optimizer, self._tracked_config())
         self._set_weights(read_weights(folder, self.accelerator.device))
-        self.scheduler.last_epoch = self.state.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self._schedule(self.state.step)
 
     def _set_weights(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -304,10 +303,12 @@ class MetaTrainer:
 
     @cached_property
     def _domains(self) -> tuple[str, str]:
+        """Fingerprints of the training and the validation domains."""
         valid = self.valid_sampler
         return describe_domains(self.sampler.domains), describe_domains(valid.domains) if valid else ""
 
     def _tracked_config(self) -> dict[str, Any]:
+        """All settings of the run, for trackers, checkpoints and `training.json`."""
         sampler = self.sampler
         own = {name: getattr(sampler, name) for name in SAMPLER}
         own["encoder"] = self.learner.base_model

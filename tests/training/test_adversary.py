@@ -117,11 +117,11 @@ def test_the_encoder_starts_unmoved_and_the_adversary_has_the_rate_of_heads(tiny
     assert trainer.adversary
     for group in trainer.optimizer.param_groups:
         adversarial = {id(p) for p in trainer.adversary.parameters()} & {id(p) for p in group["params"]}
-        assert not adversarial or group["initial_lr"] == trainer.config.head_lr
+        assert not adversarial or group["peak_lr"] == trainer.config.head_lr
     sizes = []
     for step in (0, 50):
         trainer.state.step = step
-        found = dict(trainer._against(trainer.sampler[0], 0))
+        found = dict(trainer._adversarial_gradients(trainer.sampler[0], 0))
         sizes.append(
             [sum(float(g.abs().sum()) for n, g in found.items() if n.startswith(p)) for p in ("enc", ADVERSARY_PREFIX)]
         )

@@ -30,6 +30,7 @@ from metatext.training import run as training_run
 from metatext.training.checkpoints import RunState
 from metatext.training.run_folder import check_output
 from metatext.training.scale_calibration import calibrate_scale
+from metatext.training.schedules import learning_rate
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # sums in the same order, run after run
 
@@ -357,20 +358,21 @@ def test_a_linear_head_trains_without_validation_and_keeps_the_last_weights(tiny
 # ---------------------------------------------------------------- optimiser
 def test_the_schedule_rises_and_falls_to_zero(tiny_bert: Path) -> None:
     job = make_trainer(tiny_bert, meta_steps=10, warmup_fraction=0.3)
-    assert [round(job._schedule(step), 4) for step in range(11)] == [
+    assert [round(learning_rate(step, 10, 0.3), 4) for step in range(11)] == [
         *(0.3333, 0.6667, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0),
     ]
     rates: list[float] = []
     for _ in range(3):
-        rates += [group["lr"] for group in job.optimizer.param_groups if group["weight_decay"]]
         job._step()
+        rates += [group["lr"] for group in job.optimizer.param_groups if group["weight_decay"]]
     assert rates == pytest.approx([1e-5, 2e-5, 3e-5])
 
 
 @pytest.mark.parametrize("options", [{"meta_steps": 1}, {"meta_steps": 5, "warmup_fraction": 0.0}])
-def test_the_first_step_of_a_short_run_has_the_full_rate(tiny_bert: Path, options: dict[str, Any]) -> None:
-    job = make_trainer(tiny_bert, **options)
-    assert job._schedule(0) == 1.0 and job._schedule(options["meta_steps"]) == 0.0
+def test_the_first_step_of_a_short_run_has_the_full_rate(options: dict[str, Any]) -> None:
+    config = TrainConfig(**options)
+    assert learning_rate(0, config.meta_steps, config.warmup_fraction) == 1.0
+    assert learning_rate(config.meta_steps, config.meta_steps, config.warmup_fraction) == 0.0
 
 
 def test_each_kind_of_parameter_has_its_rate_and_decay(tiny_bert: Path) -> None:
@@ -379,7 +381,7 @@ def test_each_kind_of_parameter_has_its_rate_and_decay(tiny_bert: Path) -> None:
     def groups(job: MetaTrainer) -> dict[str, tuple[float, float]]:
         names = {id(p): name for name, p in job.learner.named_parameters()}
         lists = job.optimizer.param_groups
-        return {names[id(p)]: (g["initial_lr"], g["weight_decay"]) for g in lists for p in g["params"]}
+        return {names[id(p)]: (g["peak_lr"], g["weight_decay"]) for g in lists for p in g["params"]}
 
     job = make_trainer(tiny_bert, **rates)
     found = groups(job)
