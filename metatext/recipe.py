@@ -116,7 +116,7 @@ class Recipe:
         Raises:
             FileExistsError: a table exists that was made with other options; nothing is evaluated in this case.
         """
-        from metatext.evaluation import run
+        from metatext.evaluation.evaluate import evaluate
 
         for name in self.target:
             self.table_is_there(name)
@@ -124,7 +124,7 @@ class Recipe:
         for name, (target, test, supports) in data.targets.items():
             path = self.table_of(name)
             progress = self.config.progress
-            result = run.evaluate(runs, target, data.sources, settings, test, path, supports, progress)
+            result = evaluate(runs, target, data.sources, settings, test, path, supports, progress)
             write_json(path, result | {"recipe": self._target_options()})
             draws = len(supports) or settings.draws
             print(f"\n{target.name}: {len(target.classes)} classes, {draws} draws, accuracy / macro-F1 in %\n")
@@ -167,7 +167,7 @@ class Recipe:
             FileExistsError: `folder` holds a learner that was trained with other options.
         """
         from metatext.data.fingerprints import describe_domains, fingerprint
-        from metatext.training.run import train
+        from metatext.training.meta_training import train
 
         learner = dataclasses.replace(self.learner, second_order_steps=second_order_steps)
         not_begun = self.config.resume and not has_checkpoint(folder)

@@ -123,7 +123,7 @@ def test_unlabelled_texts_are_read_noted_and_handed_on(tmp_path: Path, monkeypat
         dataclasses.replace(recipe, unlabelled=("hub:a/b",)).read()
 
     handed = []
-    monkeypatch.setattr("metatext.training.run.train", lambda *_, target_texts: handed.append(target_texts))
+    monkeypatch.setattr("metatext.training.meta_training.train", lambda *_, target_texts: handed.append(target_texts))
     recipe.train(recipe.read())
     folder = tmp_path / "runs" / "first-order"
     (folder / "metatext.json").write_text("{}")

@@ -57,7 +57,7 @@ class Train(Job):
         """Runs the command; all input is read before anything is written."""
         from accelerate import PartialState
 
-        from metatext.training.run import train
+        from metatext.training.meta_training import train
         from metatext.training.source_note import write_source_note
 
         if not self.config.output:

@@ -170,7 +170,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Runs the command; all input is read before anything is written."""
-        from metatext.evaluation.run import evaluate, evaluation_files
+        from metatext.evaluation.evaluate import evaluate, evaluation_files
         from metatext.training.source_note import read_noted_sources
 
         files = evaluation_files(Path(self.output), self.settings.plot)

@@ -43,7 +43,7 @@ from metatext.search.search_space import (
 from metatext.search.settings import SearchSettings
 from metatext.search.study_files import draw_importances, finished, write_best, write_trials
 from metatext.training.job import Job
-from metatext.training.run import make_samplers, train
+from metatext.training.meta_training import make_samplers, train
 from metatext.training.settings import TrainConfig, check_method
 
 try:

@@ -28,11 +28,11 @@ from metatext.evaluation.baselines import (
     tfidf,
     with_linear_head,
 )
+from metatext.evaluation.evaluate import evaluate, evaluation_files
 from metatext.evaluation.joint_training import joint_training, source_classifier
 from metatext.evaluation.judging import Answer, run_methods, timed
 from metatext.evaluation.methods import METHODS, Adaptation, make_methods
 from metatext.evaluation.report import summary_table
-from metatext.evaluation.run import evaluate, evaluation_files
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import make_draws, official_draws
 from metatext.training.source_note import read_noted_sources

@@ -25,8 +25,7 @@ from metatext import Domain, Episode, EpisodeSampler, InputError, Learner, MetaT
 from metatext.data.settings import EpisodeSettings
 from metatext.learners.meta_gradient import EpisodeResult, evaluate_episode, outer_loss, run_episode
 from metatext.learners.settings import LearnerSettings
-from metatext.training import loss_scale, trainer
-from metatext.training import run as training_run
+from metatext.training import loss_scale, meta_training, trainer
 from metatext.training.checkpoints import RunState
 from metatext.training.run_folder import check_output
 from metatext.training.scale_calibration import calibrate_scale
@@ -338,12 +337,12 @@ def test_validation_classes_are_never_trained_on(
     settings = LearnerSettings(inner_steps=1)
     config = TrainConfig(meta_steps=12, meta_batch_size=2, eval_every=6, eval_episodes=8, progress=False)
     episodes = EpisodeSettings(ways=2, shots=2, queries=2, valid_fraction=0.34)
-    training_run.train(domains, str(tiny_bert), settings, episodes, config)
+    meta_training.train(domains, str(tiny_bert), settings, episodes, config)
     assert len(trained) == 4 and len(validated) == 2 and not trained & validated
     trained.clear()
     validated.clear()
     named = EpisodeSettings(ways=2, shots=2, queries=2, valid_classes=("car", "food", "tech"))
-    training_run.train(domains, str(tiny_bert), settings, named, config)
+    meta_training.train(domains, str(tiny_bert), settings, named, config)
     assert trained == {"sport", "finance", "travel"} and validated == {"car", "food", "tech"}
 
 
@@ -351,7 +350,7 @@ def test_a_linear_head_trains_without_validation_and_keeps_the_last_weights(tiny
     config = TrainConfig(meta_steps=2, meta_batch_size=2, eval_episodes=2, progress=False)
     settings, episodes = LearnerSettings(head="linear", inner_steps=1), EpisodeSettings(shots=2, queries=2)
     domains = [make_domain(0), make_domain(1, name="b")]
-    summary = training_run.train(domains, str(tiny_bert), settings, episodes, config)
+    summary = meta_training.train(domains, str(tiny_bert), settings, episodes, config)
     assert summary["step"] == 2 and summary["validation"] == [] and summary["best_step"] == -1
 
 
