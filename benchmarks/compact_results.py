@@ -3,14 +3,13 @@
     python benchmarks/compact_results.py runs/news/weibo_topics.json docs/results/weibo_topics.json.gz
 
 Several results become one: the first file's row wins where two have the same. Files after `--baselines` give their
-baselines only. A compact file holds one line of figures a method and draw. It leaves out what can be computed from
-these (tables, comparisons, confusion counts) and settings at their defaults.
+baselines only. A compact file holds one line of figures a method and draw, and the settings, machine and versions of
+each run once. It leaves out what can be computed from the figures (tables, comparisons, confusion counts).
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import gzip
 import json
 from collections.abc import Sequence
@@ -19,11 +18,12 @@ from typing import Any
 
 from metatext.errors import InputError
 from metatext.evaluation.report import is_row_of
-from metatext.settings import EvaluateSettings, LearnerSettings
 
 Result = dict[str, Any]
 
-_KEPT = ("target", "target_rows", "classes", "encoder", "sources", "official_supports", "machine", "versions")
+_KEPT = ("target", "target_rows", "classes", "encoder", "official_supports", "draws_sha256", "learners", "runs")
+_RUN = ("sources", "settings", "recipe", "machine", "versions")
+_PATHS = ("joint", "test")
 _COLUMNS = ("shots", "draw", "test_rows", "accuracy", "macro_f1", "calibration_error", "fit_seconds")
 _SAME = ("target_rows", "classes", "encoder", "official_supports")
 _SAME_SETTINGS = ("draws", "draw_seed", "test_size", "ways")
@@ -40,38 +40,35 @@ def main() -> None:
 
 
 def read_result(path: Path) -> Result:
-    """A result as `metatext evaluate` writes it, without what can be computed from its records.
+    """A result with a list of `runs`, and with the number of its run in each record.
 
     Args:
         path: a result of `metatext evaluate`, or a compact file of this module.
     """
     data = path.read_bytes()
     result: Result = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    if path.suffix == ".gz":
-        result["settings"] = _defaults(EvaluateSettings) | result["settings"]
-        result["learners"] = {
-            name: _defaults(LearnerSettings) | settings for name, settings in result["learners"].items()
-        }
+    if "runs" in result:
         result["records"] = [
-            {"method": method["name"], "weights": method["weights"]} | dict(zip(_COLUMNS, figures, strict=True))
-            for method in result.pop("methods")
-            for figures in method["figures"]
+            {name: block[name] for name in ("method", "weights", "run")} | dict(zip(_COLUMNS, figures, strict=True))
+            for block in result.pop("figures")
+            for figures in block["draws"]
         ]
+    else:
+        result["runs"] = [_run(result)]
+        result["records"] = [record | {"run": 0} for record in result["records"]]
     return result
 
 
 def write_compact(result: Result, path: Path) -> None:
     """Writes a result in the compact form; equal results give equal bytes."""
-    methods: dict[tuple[str, str | None], list[list[Any]]] = {}
+    blocks: dict[tuple[str, str | None, int], list[list[Any]]] = {}
     for record in result["records"]:
-        figures = methods.setdefault((record["method"], record["weights"]), [])
-        figures.append([_rounded(record.get(column)) for column in _COLUMNS])
-    compact = {name: result.get(name) for name in _KEPT} | {
-        "settings": _changed(EvaluateSettings, result["settings"]),
-        "learners": {name: _changed(LearnerSettings, settings) for name, settings in result["learners"].items()},
-        "draws_sha256": result.get("draws_sha256", {}),
-        "methods": [
-            {"name": name, "weights": weights, "figures": figures} for (name, weights), figures in methods.items()
+        draws = blocks.setdefault((record["method"], record["weights"], record["run"]), [])
+        draws.append([_rounded(record.get(column)) for column in _COLUMNS])
+    compact = {name: result[name] for name in _KEPT if name in result} | {
+        "figures": [
+            {"method": method, "weights": weights, "run": run, "draws": draws}
+            for (method, weights, run), draws in blocks.items()
         ],
     }
     text = json.dumps(compact, ensure_ascii=False, separators=(",", ":"))
@@ -90,17 +87,21 @@ def merged(files: Sequence[Path], baselines: Sequence[Path] = ()) -> Result:
         result["learners"] = {}
         result["records"] = [record for record in result["records"] if not is_row_of(record["method"], own)]
     _check_same(results)
+    runs: list[dict[str, Any]] = []
     weights: dict[str, str | None] = {}
     records: dict[tuple[str, int, int], dict[str, Any]] = {}
     for result in results.values():
         for record in result["records"]:
             if weights.setdefault(record["method"], record["weights"]) != record["weights"]:
                 raise InputError(f"the files have several learners called {record['method']!r}")
-            records.setdefault((record["method"], record["shots"], record["draw"]), record)
+            key = (record["method"], record["shots"], record["draw"])
+            records.setdefault(key, record | {"run": len(runs) + record["run"]})
+        runs += result["runs"]
     parts = list(results.values())
     return parts[0] | {
         "learners": {name: settings for result in parts for name, settings in result["learners"].items()},
         "draws_sha256": {shots: digest for r in parts for shots, digest in r.get("draws_sha256", {}).items()},
+        "runs": runs,
         "records": list(records.values()),
     }
 
@@ -113,7 +114,8 @@ def _check_same(results: dict[Path, Result]) -> None:
         if _target(mine) != _target(its):
             raise InputError(f"{file} is of target {_target(its)}, {first} of {_target(mine)}")
         pairs = [(mine.get(name), its.get(name), name) for name in _SAME]
-        pairs += [(mine["settings"].get(name), its["settings"].get(name), name) for name in _SAME_SETTINGS]
+        own, other_runs = mine["runs"][0]["settings"], its["runs"]
+        pairs += [(own.get(name), run["settings"].get(name), name) for run in other_runs for name in _SAME_SETTINGS]
         if other := next((name for one, another, name in pairs if (one or 0) != (another or 0)), None):
             raise InputError(f"{file} has another {other} than {first}: the draws are not the same")
     for file, result in results.items():
@@ -126,16 +128,11 @@ def _target(result: Result) -> str:
     return str(result["target"]).removesuffix(".train")  # a recipe that reads NAME.train and NAME.test omits it
 
 
-def _defaults(settings: type[Any]) -> dict[str, Any]:
-    """The default value of every setting, as JSON has it."""
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings())))
-    return found
-
-
-def _changed(settings: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not at their defaults."""
-    defaults = _defaults(settings)
-    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+def _run(result: Result) -> dict[str, Any]:
+    """What a run was made with; of files the names only, as folders differ from machine to machine."""
+    run = {name: result[name] for name in _RUN if name in result}
+    paths = {name: Path(run["settings"][name]).name for name in _PATHS if run["settings"].get(name)}
+    return run | {"settings": run["settings"] | paths}
 
 
 def _rounded(value: Any) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import runpy
 import shlex
-import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,35 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "docs" / "results"
-DOCUMENTS = [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md", *(PROJECT / "recipes").rglob("*.py")]
+DOCUMENTS = [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
 DOCUMENT = (PROJECT / "docs" / "results.md").read_text(encoding="utf-8")
 COMMANDS = [line for line in DOCUMENT.splitlines() if line.startswith("python benchmarks/results_table.py ")]
+NAMED = set(re.findall(r"[\w*/-]+\.json(?:\.gz)?\b", "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)))
+
+Script = Callable[..., str]
+"""Runs a script of benchmarks/ with arguments, and gives what it prints."""
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    """Scripts run in this process: importing the package anew for each takes seconds."""
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+
+    def run(name: str, *words: str | Path) -> str:
+        path = f"benchmarks/{name}.py"
+        monkeypatch.setattr(sys, "argv", [path, *map(str, words)])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_table_is_what_its_command_prints(command: str) -> None:
-    words = [sys.executable, *shlex.split(command)[1:]]
-    printed = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=120).stdout
-    rows = [line for line in printed.splitlines() if line.startswith("|")]
+def test_a_table_is_what_its_command_prints(command: str, script: Script) -> None:
+    rows = [line for line in script("results_table", *shlex.split(command)[2:]).splitlines() if line.startswith("|")]
     assert len(rows) > 4
-    assert "\n".join(rows) in DOCUMENT
+    assert f"{command}\n```\n\n" + "\n".join(rows) + "\n\n" in DOCUMENT
 
 
 def test_the_tables_have_their_commands() -> None:
@@ -35,42 +53,53 @@ def test_the_tables_have_their_commands() -> None:
 
 
 def test_every_raw_result_is_named_in_a_document() -> None:
-    named = set(re.findall(r"[\w*/.-]+\.json(?:\.gz)?", "\n".join(p.read_text(encoding="utf-8") for p in DOCUMENTS)))
-    patterns = {Path(name).name for name in named}
+    patterns = {Path(name).name for name in NAMED}
     stale = [p.name for p in RESULTS.iterdir() if p.is_file() and not any(fnmatch(p.name, one) for one in patterns)]
     assert not stale
 
 
+def test_every_compact_result_that_a_document_names_is_there() -> None:
+    names = [path.name for path in RESULTS.iterdir()]
+    missing = [name for name in NAMED if name.endswith(".gz") and not any(fnmatch(n, Path(name).name) for n in names)]
+    assert not missing
+
+
 def test_raw_results_stay_small() -> None:
-    assert sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()) < 3.4e6  # a fifth of 17 MB
+    assert sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()) < 1.5e6
 
 
-def record(method: str, draw: int, accuracy: float) -> dict[str, Any]:
-    figures = {"test_rows": 4, "macro_f1": accuracy, "calibration_error": None, "fit_seconds": 0.5}
-    return {"method": method, "weights": None, "shots": 1, "draw": draw, "accuracy": accuracy} | figures
-
-
-def test_a_compact_result_holds_the_figures_of_the_whole(tmp_path: Path) -> None:
-    whole = {
+def whole_result(methods: Sequence[str], machine: str) -> dict[str, Any]:
+    """A result as `metatext evaluate` writes it: two draws of four texts for each method, one better than the next."""
+    return {
         **{"target": "t", "target_rows": 8, "classes": ["a", "b"], "encoder": "e", "sources": ["s"]},
-        **{"official_supports": 0, "machine": "m", "versions": {"torch": "2"}, "draws_sha256": {"1": "0f"}},
-        "settings": {"draws": 2, "test_size": 4},
-        "learners": {"MAML": {"inner_steps": 5}},
-        "records": [record("MAML", 0, 0.75), record("MAML", 1, 0.5), record("tfidf", 0, 0.25), record("tfidf", 1, 0.5)],
+        **{"official_supports": 0, "machine": machine, "versions": {"torch": "2"}, "draws_sha256": {"1": "0f"}},
+        "settings": {"draws": 2, "test_size": 4, "joint": "/folder/of/one/machine/joint", "test": None},
+        "learners": {method: {"inner_steps": 5} for method in methods if method == "MAML"},
+        "records": [
+            {"method": method, "weights": None, "shots": 1, "draw": draw, "test_rows": 4, "accuracy": accuracy}
+            | {"macro_f1": accuracy, "calibration_error": None, "fit_seconds": 0.5}
+            for method in methods
+            for draw, accuracy in enumerate([0.75, 0.5] if method == "MAML" else [0.25, 0.5])
+        ],
         "table": "printed",
     }
-    (tmp_path / "whole.json").write_text(json.dumps(whole), encoding="utf-8")
-    compact = tmp_path / "compact.json.gz"
-    script = str(PROJECT / "benchmarks" / "compact_results.py")
-    subprocess.run([sys.executable, script, str(tmp_path / "whole.json"), str(compact)], check=True, timeout=120)
+
+
+def test_a_compact_result_holds_the_figures_and_the_runs_of_the_whole(tmp_path: Path, script: Script) -> None:
+    wholes = [tmp_path / "learner.json", tmp_path / "baselines.json"]
+    wholes[0].write_text(json.dumps(whole_result(["MAML"], "one")), encoding="utf-8")
+    wholes[1].write_text(json.dumps(whole_result(["tfidf", "frozen"], "another")), encoding="utf-8")
+    compact, again = tmp_path / "compact.json.gz", tmp_path / "again.json.gz"
+    script("compact_results", *wholes, compact)
+    script("compact_results", compact, again)
+    assert again.read_bytes() == compact.read_bytes()
     found = json.loads(gzip.decompress(compact.read_bytes()))
-    assert found["settings"] == {"draws": 2, "test_size": 4} and found["learners"] == {"MAML": {}}
     assert "table" not in found
-    table = [sys.executable, str(PROJECT / "benchmarks" / "results_table.py"), "--shots", "1", "--"]
-    printed = [
-        subprocess.run([*table, str(path)], capture_output=True, text=True, check=True, timeout=120).stdout
-        for path in (tmp_path / "whole.json", compact)
-    ]
-    assert printed[0] == printed[1]
-    assert "| **MAML, the default** | 62.5 ± 158.8 / 62.5 | 0.5 |" in printed[0]  # t(1) * sd / sqrt(2) = 12.706 * 12.5
-    assert "MAML - tfidf: +25.0 ± 317.7 (1)" in printed[0]
+    assert found["learners"] == {"MAML": {"inner_steps": 5}}
+    machines = {block["method"]: found["runs"][block["run"]]["machine"] for block in found["figures"]}
+    assert machines == {"MAML": "one", "tfidf": "another", "frozen": "another"}
+    assert found["runs"][0]["settings"] == {"draws": 2, "test_size": 4, "joint": "joint", "test": None}
+    printed = script("results_table", compact, "--shots", "1")
+    assert printed == script("results_table", *wholes, "--shots", "1")
+    assert "| **MAML, the default** | 62.5 ± 158.8 / 62.5 | 0.5 |" in printed  # t(1) * sd / sqrt(2) = 12.706 * 12.5
+    assert "MAML - tfidf: +25.0 ± 317.7 (1)" in printed
