@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from metatext.evaluation.statistics import paired_comparison
+
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "docs" / "results"
 DOCUMENTS = [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
@@ -24,6 +26,30 @@ NAMED = set(re.findall(r"[\w*/-]+\.json(?:\.gz)?\b", "\n".join(path.read_text(en
 
 Script = Callable[..., str]
 """Runs a script of benchmarks/ with arguments, and gives what it prints."""
+
+# A row without a command: its first words, the number of labels of its first difference, and the results it compares
+DIFFERENCES = [
+    ("| five subjects |", 1, "general_tweets_topic5", "tweets_topic5"),
+    ("| four emotions |", 1, "general_tweets_emotion", "tweets_emotion"),
+    ("| polarity |", 1, "general_weibo_senti", "weibo_senti"),
+    ("| 10 of 29 other topics | 0 | 0 |", 5, "with_fine_tuning_weibo_hashtags", "no_fine_tuning_weibo_hashtags"),
+    ("| 6 emotions | 0 | 0 |", 5, "with_fine_tuning_weibo_emotion", "no_fine_tuning_weibo_emotion"),
+    ("| 7 emotions (`weibo_covid7`) | 0 | 0 |", 5, "with_fine_tuning_weibo_covid7", "no_fine_tuning_weibo_covid7"),
+    ("| tweets, five subjects | 0 | 0 | 0 |", 10, "with_fine_tuning_tweets_topic5", "no_fine_tuning_tweets_topic5"),
+    ("| tweets, four emotions | 0 | 0 | 0 |", 10, "with_fine_tuning_tweets_emotion", "no_fine_tuning_tweets_emotion"),
+    ("| 38 banking intents |", 1, "banking77_without_hard", "no_fine_tuning_banking77"),
+    ("| Weibo polarity, after reviews |", 1, "unlabelled_weibo_senti, unlabelled", "unlabelled_weibo_senti"),
+    ("| tweets, five subjects (today) |", 1, "tweets_topic5, unlabelled", "tweets_topic5"),
+    ("| tweets, four emotions (today) |", 1, "tweets_emotion, unlabelled", "tweets_emotion"),
+    (
+        "| Weibo, 6 emotions (learner of news) |",
+        1,
+        "unlabelled_weibo_emotion, unlabelled",
+        "with_fine_tuning_weibo_emotion",
+    ),
+    ("(prototypical network, 38 new intents", 1, "hard_banking77", "banking77_without_hard"),
+    ("Against the recipe without it, polarity", 1, "adversarial_weibo_senti", "unlabelled_weibo_senti"),
+]
 
 
 @pytest.fixture
@@ -50,6 +76,37 @@ def test_a_table_is_what_its_command_prints(command: str, script: Script) -> Non
 
 def test_the_tables_have_their_commands() -> None:
     assert len(COMMANDS) >= 15
+
+
+def accuracies(name: str) -> dict[int, dict[int, float]]:
+    """Accuracy by number of labels and draw, of the only learner of a result, or of its row with unlabelled texts."""
+    result, _, unlabelled = name.partition(", ")
+    whole = json.loads(gzip.decompress((RESULTS / f"{result}.json.gz").read_bytes()))
+    (learner,) = whole["learners"]
+    method = f"{learner}, unlabelled texts too" if unlabelled else learner
+    found: dict[int, dict[int, float]] = {}
+    for block in whole["figures"]:
+        for shots, draw, _, accuracy, *_ in block["draws"] if block["method"] == method else []:
+            found.setdefault(shots, {})[draw] = accuracy
+    return found
+
+
+def differences(mine: dict[int, dict[int, float]], theirs: dict[int, dict[int, float]], first: int) -> list[str]:
+    """The paired differences at each number of labels from the first on, as the document has them."""
+    found = []
+    for shots in sorted(count for count in mine.keys() & theirs.keys() if count >= first):
+        draws = sorted(mine[shots].keys() & theirs[shots].keys())
+        pair = paired_comparison([mine[shots][d] for d in draws], [theirs[shots][d] for d in draws])
+        found.append(f"{100 * pair.difference:+.1f} ± {100 * pair.ci95:.1f}")
+    return found
+
+
+@pytest.mark.parametrize(("start", "first", "mine", "theirs"), DIFFERENCES)
+def test_a_row_without_a_command_is_that_of_its_raw_results(start: str, first: int, mine: str, theirs: str) -> None:
+    assert DOCUMENT.count(start) == 1
+    expected = differences(accuracies(mine), accuracies(theirs), first)
+    assert len(expected) >= 2
+    assert re.findall(r"[+-]\d+\.\d ± \d+\.\d", DOCUMENT[DOCUMENT.index(start) :])[: len(expected)] == expected
 
 
 def test_every_raw_result_is_named_in_a_document() -> None:
