@@ -1,4 +1,7 @@
-"""Classification heads: how a task's linear layer starts, and how its gradient flows back to what it started from."""
+"""Classification heads. A head makes the initial linear layer of each task.
+
+The layer is differentiable in the parameters of the head and in the class centroids, so the meta-gradient reaches both.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,30 @@ from metatext.errors import InputError
 
 
 class LinearLayer(NamedTuple):
-    """One task's classifier: logits = features @ weight.T + bias."""
+    """Linear classifier of one task: logits = features @ weight.T + bias."""
 
     weight: Tensor  # (ways, hidden)
     bias: Tensor  # (ways,)
 
     def logits(self, features: Tensor) -> Tensor:
-        """(n, hidden) -> (n, ways)."""
+        """Maps features (n, hidden) to logits (n, ways)."""
         return torch.nn.functional.linear(features, self.weight, self.bias)
 
 
 class PrototypeHead(nn.Module):
-    """A head made from the class centroids c of the support, for any number of classes.
+    """Head built from the class centroids of the support, for any number of classes.
 
-    w = 2 s c / d and b = -s |c|^2 / d (Triantafillou 2020, eq. 5-6, with a learned scale s; d is the hidden size, and
-    features have norm sqrt(d)), so logits are -s / d times the squared distance to the centroids, up to a constant.
+    A class with centroid c has weight 2 s c / d and bias -s |c|^2 / d (Triantafillou 2020, eq. 5-6). The scale s is
+    meta-learned; d is the hidden size. Up to a constant, a logit is -s / d times the squared distance from the feature
+    to the centroid. The features have norm sqrt(d).
+
+    Args:
+        scale: initial value of s.
+
+    Example:
+        >>> layer = PrototypeHead(scale=4.0).start(["a", "b"], torch.tensor([[1.0, 0.0], [1.0, -2.0]]))
+        >>> layer.bias.tolist()
+        [-2.0, -10.0]
     """
 
     needs_centroids = True
@@ -37,14 +49,27 @@ class PrototypeHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
     def start(self, classes: Sequence[str], centroids: Tensor | None) -> LinearLayer:
-        """The layer before the first inner step; differentiable in `centroids` (ways, hidden) and the scale."""
+        """Returns the layer before the first inner step.
+
+        Args:
+            classes: names of the classes; not used.
+            centroids: mean support feature of each class, (ways, hidden).
+        """
         assert centroids is not None
         scale = self.log_scale.exp() / centroids.shape[1]
         return LinearLayer(2 * scale * centroids, -scale * centroids.square().sum(1))
 
 
 class LinearHead(nn.Module):
-    """A meta-learned head over a fixed list of class names; a task uses the rows of its own classes."""
+    """Meta-learned head over a fixed list of classes. A task uses the rows of its own classes.
+
+    Args:
+        classes: names of all classes, at least two.
+        hidden_size: dimension of the features.
+
+    Raises:
+        InputError: fewer than two class names.
+    """
 
     needs_centroids = False
 
@@ -57,10 +82,14 @@ class LinearHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(self.classes)))
 
     def start(self, classes: Sequence[str], centroids: Tensor | None = None) -> LinearLayer:
-        """The rows of `classes`.
+        """Returns the rows of `classes`.
+
+        Args:
+            classes: names of the classes of the task, in their order.
+            centroids: not used.
 
         Raises:
-            InputError: a class is not among those that the head was meta-trained on.
+            InputError: the head does not know a class.
         """
         unknown = sorted(set(classes) - set(self.classes))
         if unknown:

@@ -1,4 +1,4 @@
-"""Settings of a learner: each is a field here and an option of the command line."""
+"""Settings of a learner. Each field is an option of the command line, and its docstring is the --help text."""
 
 from __future__ import annotations
 
@@ -12,50 +12,77 @@ from metatext.options import check_at_least, check_positive
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """What is stored with a learner beside its weights."""
+    """Settings of a learner, saved with its weights.
+
+    Raises:
+        InputError: a value is not allowed, or two settings contradict each other.
+
+    Example:
+        >>> LearnerSettings(inner_steps=3, second_order_steps=3).method
+        'full MAML'
+    """
 
     head: Literal["prototype", "linear"] = "prototype"
-    """prototype: built from each task's support, any classes. linear: learned, for classes that all domains share."""
+    """prototype: a classifier built from the support of each task; works for any classes.
+    linear: a meta-learned classifier, for classes that all domains share."""
     scope: str = "all"
-    """What the inner loop moves: all, head, body, top:L (the upper L layers and the head), or lora (low-rank adapters
-    and the head; the rest of the encoder is frozen)."""
+    """Parameters that the inner loop updates.
+    all: encoder and head.
+    head: the head only (ANIL).
+    body: the encoder only (BOIL).
+    top:L: the upper L layers and the head.
+    lora: low-rank adapters and the head; the rest of the encoder is frozen."""
     lora_rank: int = 8
-    """Rank of the adapters of scope lora."""
+    """Rank of the adapters with scope=lora."""
     algorithm: Literal["maml", "imaml", "reptile"] = "maml"
-    """maml: the gradient of the query loss through the inner loop. imaml: the implicit gradient at its end (Rajeswaran
-    2019). reptile: the sum of the inner gradients (Nichol 2018)."""
+    """Meta-gradient.
+    maml: the gradient of the query loss through the inner loop (Finn 2017).
+    imaml: the implicit gradient at the end of the inner loop (Rajeswaran 2019).
+    reptile: the sum of the gradients of the inner steps (Nichol 2018)."""
     inner_steps: int = 5
-    """Gradient steps of the inner loop; 0 with a prototype head is a prototypical network (Snell 2017)."""
+    """Gradient steps of the inner loop.
+    0 steps with a prototype head make a prototypical network (Snell 2017)."""
     inner_lr: float = 0.01
-    """Inner learning rate at the start of meta-training, for every layer and step."""
+    """Initial inner learning rate of every layer and step."""
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """adam: Adam's steps in the inner loop, for first-order training and adaptation (inner_lr of about 1e-4)."""
+    """Optimizer of the inner loop.
+    adam: first-order meta-training only; use an inner_lr of about 1e-4."""
     learn_inner_lr: bool = True
-    """Meta-learn the inner learning rates (with maml); the option turns it off."""
+    """Meta-learn the inner learning rates, with algorithm=maml. The option turns this off."""
     inner_rates: Literal["layer", "parameter"] = "layer"
-    """A rate per layer and step (Antoniou 2019), or one per parameter (Meta-SGD, Li 2017; a copy of what moves)."""
+    """layer: one inner learning rate per layer and step (Antoniou 2019).
+    parameter: one per parameter (Meta-SGD, Li 2017); needs as much memory as the updated parameters."""
     second_order_steps: int = 0
-    """Differentiate through this many of the last inner steps: 0 is first-order MAML, inner_steps is full MAML."""
+    """Number of last inner steps to differentiate through.
+    0 is first-order MAML. The value of inner_steps is full MAML."""
     hvp: Literal["exact", "finite-difference", "one-sided"] = "exact"
-    """Hessian-vector products by double backward, or by a difference of gradients (less memory): central, or one-sided
-    (one pass less a step, less exact). Differences need full precision."""
+    """Computation of the Hessian-vector products.
+    exact: double backward.
+    finite-difference: central difference of two gradients; less memory.
+    one-sided: forward difference; one pass fewer per step, less exact.
+    Both differences need full precision (float32)."""
     kept_graphs: int | Literal["auto"] = 0
-    """With exact products, keep the graphs of this many of the last inner steps: faster, in more memory. auto: as many
-    as half of the free memory holds."""
+    """Number of last inner steps whose graphs are kept with hvp=exact.
+    More graphs are faster but need more memory.
+    auto: as many as fit in half of the free memory."""
     proximal: float = 1.0
-    """iMAML's pull towards the initialisation, lambda: smaller adapts more, and asks for more inner steps."""
+    """Strength lambda of the proximal term of imaml.
+    A smaller value adapts more and needs more inner steps."""
     prototype_gradient: bool = True
-    """Let the meta-gradient flow through the prototype head into the encoder; off: the head's start is a constant."""
+    """Let the meta-gradient flow through the prototypes into the encoder.
+    Otherwise the initial head counts as a constant."""
     pooling: Literal["mean", "cls"] = "mean"
-    """Text vector: mean over the tokens, or the first token."""
+    """Feature of a text: the mean over its tokens, or the output for the first token (cls)."""
     text_prefix: str = ""
-    """Put before every text, for encoders that were trained with one, such as "query: " for the E5 family."""
+    """Prefix of every text, for encoders that were trained with one.
+    Example: "query: " for the E5 models."""
     max_length: int = 128
-    """Longest text, in tokens; longer ones are cut."""
+    """Maximum length of a text, in tokens. Longer texts are truncated."""
     batch_size: int = 64
-    """Most texts in one pass of the encoder: fewer need less memory, also for recomputed second-order steps."""
+    """Maximum number of texts in one pass of the encoder.
+    A smaller value needs less memory."""
     classes: tuple[str, ...] = ()
-    """Class names of a linear head."""
+    """Class names, with head=linear."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -93,7 +120,7 @@ class LearnerSettings:
 
     @property
     def method(self) -> str:
-        """The method's name in tables."""
+        """Name of the method in tables and metadata."""
         if self.inner_steps == 0:
             return "prototypical network"
         if self.algorithm != "maml":
@@ -107,5 +134,5 @@ class LearnerSettings:
 
     @property
     def rates_learned(self) -> bool:
-        """Whether meta-training changes the inner learning rates."""
+        """Whether the inner learning rates are meta-learned."""
         return self.learn_inner_lr and self.algorithm == "maml" and self.inner_steps > 0
