@@ -1,18 +1,21 @@
-"""What the recipes on the episodes of Bao 2020 share: encoder, split by classes, and protocol."""
+"""Shared settings of the two benchmarks of Bao 2020 (huffpost_fewshot.py and reuters_fewshot.py)."""
 
 from metatext.recipe import Recipe
 from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings, Table, TrainConfig
 
 
-def bao(name: str, episodes: EpisodeSettings, config: TrainConfig, max_length: int, test_size: int) -> Recipe:
-    """5-way 1- and 5-shot over 1,000 episodes of the test classes, by a prototypical network on the others.
+def bao_recipe(name: str, episodes: EpisodeSettings, config: TrainConfig, max_length: int, test_size: int) -> Recipe:
+    """Returns a recipe that meta-trains a prototypical network and evaluates it on 1,000 5-way test episodes.
+
+    The test episodes have 1 and 5 shots. The learner takes no inner steps.
 
     Args:
-        name: of the data, split by classes into NAME.train_classes, .val_classes and .test_classes.
-        episodes: of meta-training; its validation classes are those of NAME.val_classes.
-        config: of the outer loop.
-        max_length: of texts, in tokens.
-        test_size: texts that an episode is judged on.
+        name: name of the data in the data folder. NAME.train_classes and NAME.val_classes are the sources;
+            NAME.test_classes is the target. The three have no class in common.
+        episodes: episodes of meta-training; `valid_classes` must be the classes of NAME.val_classes.
+        config: settings of the outer loop.
+        max_length: maximal length of a text in tokens.
+        test_size: number of test texts of an episode, over all classes.
     """
     return Recipe(
         source=(f"{name}.train_classes", f"{name}.val_classes"),

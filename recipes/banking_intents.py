@@ -1,11 +1,13 @@
-"""Meta-train on intents of other domains and on half of a bank's intents, adapt to the bank's other half.
+"""Meta-trains on intents of other domains and on half of a bank's intents, then adapts to the bank's other half.
 
     python recipes/banking_intents.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
 
-where DATA holds, as JSON lines with text and label,
-    en/clinc150.train          150 intents in 10 domains (on the Hub clinc/clinc_oos, without its out-of-scope rows)
-    en/banking77.train, .test  customers' questions, 77 intents (on the Hub PolyAI/banking77)
-The target is every second intent by name; `--source en/clinc150 --target-classes` (nothing after it) takes all 77.
+DATA is a folder of JSON lines files with the fields text and label:
+    en/clinc150.train          questions to an assistant, 150 intents in 10 domains
+                               (Hub: clinc/clinc_oos, without its out-of-scope rows)
+    en/banking77.train, .test  customers' questions to a bank, 77 intents (Hub: PolyAI/banking77)
+The target has every second intent in alphabetical order. To take all 77 intents as the target, add
+`--source en/clinc150 --target-classes` (with nothing after it).
 """
 
 from metatext.cli.runner import run_recipe
@@ -31,7 +33,7 @@ BANKING = Recipe(
     data_dir="data",
     orders=("first-order",),
     table=Table(),
-    # The sources are of the target's kind: no class is held out to stop by, and the last weights are kept.
+    # The sources resemble the target, so no class is held out for early stopping. The last weights are kept.
     episodes=EpisodeSettings(ways=20, shots=3, queries=3, valid_fraction=0),
     learner=LearnerSettings(inner_steps=0, max_length=48),
     config=TrainConfig(

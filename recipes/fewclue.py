@@ -1,14 +1,15 @@
-"""Meta-train on Sina headlines and reviews, adapt to the few-shot tasks of FewCLUE on their official splits.
+"""Meta-trains on Sina headlines and reviews, then adapts to the tasks of FewCLUE on their official splits.
 
     python recipes/fewclue.py --data-dir DATA --encoder intfloat/multilingual-e5-small
 
-where DATA holds, as JSON lines with text and label,
+DATA is a folder of JSON lines files with the fields text and label:
     zh/thucnews_titles.train   Sina headlines, 10 classes (github.com/649453932/Chinese-Text-Classification-Pytorch)
-    zh/reviews                 reviews, positive or negative (github.com/SophonPlus/ChineseNlpCorpus)
-    zh/fewclue/TASK.train_0, .train_1 .., .test_public
-                               supports and test texts of TASK: eprstmt (polarity), tnews (headlines), csldcp (67 fields
-                               of science), iflytek (119 kinds of apps) (github.com/CLUEbenchmark/FewCLUE)
-A draw is one of the official supports, of 16 texts a class (eprstmt, tnews) or 8 (csldcp, iflytek).
+    zh/reviews                 positive and negative reviews (github.com/SophonPlus/ChineseNlpCorpus)
+    zh/fewclue/TASK.train_0, .train_1, ..., .test_public
+                               support sets and test texts of TASK (github.com/CLUEbenchmark/FewCLUE). The tasks are
+                               eprstmt (polarity), tnews (headlines), csldcp (67 fields of science) and
+                               iflytek (119 kinds of apps).
+Each draw is one official support set. It has 16 texts per class in eprstmt and tnews, and 8 in csldcp and iflytek.
 """
 
 from metatext.cli.runner import run_recipe

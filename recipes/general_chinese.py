@@ -1,20 +1,20 @@
-"""Meta-train once on Chinese sources of many kinds: one learner for any later target, judged on Weibo posts.
+"""Meta-trains one learner for any later Chinese target, on sources of many kinds; evaluates it on Weibo posts.
 
     python recipes/general_chinese.py --data-dir DATA --encoder intfloat/multilingual-e5-small
 
-where DATA holds, as JSON lines with text and label,
-    zh/tnews_titles.train        Toutiao headlines, 15 classes (CLUE's TNEWS; on the Hub clue/clue, configuration tnews)
+DATA is a folder of JSON lines files with the fields text and label:
+    zh/tnews_titles.train        Toutiao headlines, 15 classes (CLUE's TNEWS; Hub: clue/clue, configuration tnews)
     zh/thucnews_titles.train     Sina headlines, 10 classes (github.com/649453932/Chinese-Text-Classification-Pytorch)
-    zh/reviews                   reviews as positive or negative (github.com/SophonPlus/ChineseNlpCorpus)
+    zh/reviews                   positive and negative reviews (github.com/SophonPlus/ChineseNlpCorpus)
     zh/weibo_clue_emotion.train  Weibo posts, 7 emotions (github.com/CLUEbenchmark/CLUEmotionAnalysis2020)
-    zh/weibo_topics              Weibo posts in 13 of the news categories (github.com/TheKOG/Weibo-Classification)
-    zh/weibo_hashtags            Weibo posts on 29 other topics (the same): --target zh/weibo_hashtags
-                                 --evaluate.ways 10
+    zh/weibo_topics              Weibo posts, 13 of the news categories (github.com/TheKOG/Weibo-Classification)
+    zh/weibo_hashtags            Weibo posts, 29 other topics (same repository);
+                                 add --target zh/weibo_hashtags --evaluate.ways 10
     zh/weibo_emotion_usual       Weibo posts, 6 emotions (SMP2020-EWECT)
     zh/weibo_covid7              Weibo posts, 7 emotions (COVID-19-sentiment-analysis-dataset-Weibo)
-    zh/weibo_senti               Weibo posts by emoticon, positive or negative (weibo_senti_100k)
+    zh/weibo_senti               Weibo posts, positive or negative by their emoticons (weibo_senti_100k)
 
-Adapt it to texts of your own: metatext adapt runs/general_chinese/first-order my.csv --output my-model
+To adapt the learner to your own texts: metatext adapt runs/general_chinese/first-order my.csv --output my-model
 """
 
 from metatext.cli.runner import run_recipe
@@ -28,9 +28,9 @@ CHINESE = Recipe(
     data_dir="data",
     orders=("first-order",),
     table=Table(clean=("weibo",)),
-    # A source counts by the square root of its rows; polarity, with two classes, stands beside 15 sections. Classes
-    # that are held out would be headlines' above all, of which the encoder has soon learned what there is, and of
-    # emotions not: none is, and the last weights are kept.
+    # temperature=2: a source is drawn in proportion to the square root of its rows. varied: the number of ways varies,
+    # because some sources have two classes and others 15. valid_fraction=0: held-out classes would be mostly headlines,
+    # which the encoder learns early, and would stop training before it has learned emotions. The last weights are kept.
     episodes=EpisodeSettings(ways=10, shots=5, queries=5, temperature=2.0, varied=True, valid_fraction=0),
     learner=LearnerSettings(inner_steps=0, text_prefix="query: ", max_length=64),
     config=TrainConfig(

@@ -1,18 +1,18 @@
-"""Meta-train once on English sources of many kinds: one learner for any later target, judged on tweets.
+"""Meta-trains one learner for any later English target, on sources of many kinds; evaluates it on tweets.
 
     python recipes/general_english.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
 
-where DATA holds, as JSON lines with text and label,
+DATA is a folder of JSON lines files with the fields text and label:
     en/huffpost.train_classes, .val_classes   HuffPost headlines, 20 and 5 sections (see huffpost_fewshot.py)
-    en/ag_news.test                           news, 4 sections (on the Hub fancyzhx/ag_news)
-    en/clinc150.train                         questions to an assistant, 150 intents (clinc/clinc_oos)
-    en/banking77.train                        customers' questions to a bank, 77 intents (PolyAI/banking77)
-    en/reviews_fdu_mtl.train                  reviews of 14 kinds of goods as positive or negative
+    en/ag_news.test                           news, 4 sections (Hub: fancyzhx/ag_news)
+    en/clinc150.train                         questions to an assistant, 150 intents (Hub: clinc/clinc_oos)
+    en/banking77.train                        customers' questions to a bank, 77 intents (Hub: PolyAI/banking77)
+    en/reviews_fdu_mtl.train                  positive and negative reviews of 14 kinds of goods
     en/vader_snippets                         sentences of reviews, news and tweets by polarity (cjhutto/vaderSentiment)
-    en/tweets_topic5.train, .test             tweets by the subject of five stance sets (cardiffnlp/tweet_eval)
+    en/tweets_topic5.train, .test             tweets by the subject of five stance sets (Hub: cardiffnlp/tweet_eval)
     en/tweets_emotion.train, .test            tweets, 4 emotions (the same, configuration emotion)
 
-Adapt it to texts of your own: metatext adapt runs/general_english/first-order my.csv --output my-model
+To adapt the learner to your own texts: metatext adapt runs/general_english/first-order my.csv --output my-model
 """
 
 from metatext.cli.runner import run_recipe
@@ -29,7 +29,8 @@ ENGLISH = Recipe(
     data_dir="data",
     orders=("first-order",),
     table=Table(),
-    # A source counts by the square root of its rows; polarity, with two classes, stands beside 150 intents.
+    # temperature=2: a source is drawn in proportion to the square root of its rows. varied: the number of ways varies,
+    # because some sources have two classes and others 150.
     episodes=EpisodeSettings(ways=10, shots=5, queries=5, temperature=2.0, varied=True, valid_fraction=0.1),
     learner=LearnerSettings(inner_steps=0, max_length=64),
     config=TrainConfig(

@@ -1,11 +1,11 @@
-"""Meta-train on English headlines, adapt to tweets: which of five subjects they speak of, and which emotion.
+"""Meta-trains on English headlines, then adapts to tweets: to five subjects, and to four emotions.
 
     python recipes/headlines_to_tweets.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
 
-where DATA holds, as JSON lines with text and label,
+DATA is a folder of JSON lines files with the fields text and label:
     en/huffpost.train_classes, .val_classes   HuffPost headlines, 20 and 5 sections (see huffpost_fewshot.py)
-    en/ag_news.test                           news, 4 sections (on the Hub fancyzhx/ag_news)
-    en/tweets_topic5.train, .test             tweets by the subject of five stance sets (cardiffnlp/tweet_eval)
+    en/ag_news.test                           news, 4 sections (Hub: fancyzhx/ag_news)
+    en/tweets_topic5.train, .test             tweets by the subject of five stance sets (Hub: cardiffnlp/tweet_eval)
     en/tweets_emotion.train, .test            tweets, 4 emotions (the same, configuration emotion)
 """
 

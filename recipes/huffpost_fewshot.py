@@ -1,22 +1,22 @@
-"""HuffPost headlines, new sections: the episodes of Bao 2020 ("Few-shot text classification with distributional
-signatures"), 5-way 1- and 5-shot over 1,000 test episodes.
+"""Runs the HuffPost benchmark of Bao 2020: meta-trains on some sections of headlines, evaluates on episodes of others.
 
     python recipes/huffpost_fewshot.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
 
-where DATA holds, as JSON lines with text and label,
+The benchmark is from "Few-shot text classification with distributional signatures" (Bao 2020). It has 1,000 5-way test
+episodes at 1 shot and at 5 shots. DATA is a folder of JSON lines files with the fields text and label:
     en/huffpost.train_classes, .val_classes, .test_classes
                                headlines of 20, 5 and 16 sections, split by section as in the paper
                                (github.com/YujiaBao/Distributional-Signatures)
-Fine-tuning 2,000 times takes most of a day on two cores, so its rows are made on fewer episodes:
+Fine-tuning is off by default, because its 2,000 fits take most of a day on two cores. To add it on fewer episodes:
     --evaluate.draws 50 --evaluate.methods tfidf centroid frozen finetune probe maml --output runs/huffpost_50
 """
 
-from _bao_protocol import bao
+from _bao_protocol import bao_recipe
 
 from metatext.cli.runner import run_recipe
 from metatext.settings import EpisodeSettings, TrainConfig
 
-HUFFPOST = bao(
+HUFFPOST = bao_recipe(
     "en/huffpost",
     EpisodeSettings(
         ways=10, shots=5, queries=5, valid_classes=("CRIME", "GREEN", "MEDIA", "WEIRD NEWS", "WORLDPOST")

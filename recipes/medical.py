@@ -1,11 +1,14 @@
-"""Meta-train on patients' descriptions of twelve diagnoses, adapt to ten others with a few labels.
+"""Meta-trains on patients' descriptions of twelve diagnoses, then adapts to ten others with a few labels.
 
     python recipes/medical.py
 
-reads gretelai/symptom_to_diagnosis from the Hub: 1,065 descriptions of symptoms (column input_text) by diagnosis
-(column output_text), 22 in all, about 40 of each to train on and 10 to judge. Its loading is tested on a small sample
-in the same format; the recipe has not been run on the data itself. In place of the Hub's name a folder with train.jsonl
-and test.jsonl does: --source hub:FOLDER --target hub:FOLDER --evaluate.test hub:FOLDER::test
+The data are gretelai/symptom_to_diagnosis, read from the Hub: 1,065 descriptions of symptoms (column input_text) with
+22 diagnoses (column output_text). Each diagnosis has about 40 training and 10 test descriptions. A folder with
+train.jsonl and test.jsonl also works:
+
+    python recipes/medical.py --source hub:FOLDER --target hub:FOLDER --evaluate.test hub:FOLDER::test
+
+The tests read a small sample in the same format. The recipe has not been run on the data itself.
 """
 
 from metatext.cli.runner import run_recipe

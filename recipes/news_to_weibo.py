@@ -1,17 +1,19 @@
-"""Meta-train on news headlines, adapt to Weibo posts with a few labels.
+"""Meta-trains on news headlines, then adapts to Weibo posts with a few labels.
 
     python recipes/news_to_weibo.py
 
-runs on the corpus and the small encoder in data/: no network, a few minutes on two cores. On real text:
+This command uses the corpus and the small encoder in data/. It needs no network and takes a few minutes on two cores.
+On real text:
 
     python recipes/news_to_weibo.py --data-dir DATA --encoder intfloat/multilingual-e5-small
 
-where DATA holds, as JSON lines with text and label,
-    zh/tnews_titles.train      Toutiao headlines, 15 classes (CLUE's TNEWS; on the Hub clue/clue, configuration tnews)
+DATA is a folder of JSON lines files with the fields text and label:
+    zh/tnews_titles.train      Toutiao headlines, 15 classes (CLUE's TNEWS; Hub: clue/clue, configuration tnews)
     zh/thucnews_titles.train   Sina headlines, 10 classes (github.com/649453932/Chinese-Text-Classification-Pytorch)
-    zh/weibo_topics            Weibo posts in 13 of these classes (github.com/TheKOG/Weibo-Classification)
-    zh/weibo_hashtags          Weibo posts on 29 other topics (the same): --target zh/weibo_hashtags --evaluate.ways 10
-    zh/weibo_emotion_usual     Weibo posts, 6 emotions (SMP2020-EWECT): --target zh/weibo_emotion_usual
+    zh/weibo_topics            Weibo posts, 13 of these classes (github.com/TheKOG/Weibo-Classification)
+    zh/weibo_hashtags          Weibo posts, 29 other topics (same repository);
+                               add --target zh/weibo_hashtags --evaluate.ways 10
+    zh/weibo_emotion_usual     Weibo posts, 6 emotions (SMP2020-EWECT); add --target zh/weibo_emotion_usual
 """
 
 import sys
@@ -23,7 +25,7 @@ from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
-EMBEDDED = Recipe(
+DEMO = Recipe(
     source=("news",),
     target=("weibo_topics", "weibo_new_topics"),
     encoder=str(DATA / "encoder"),
@@ -37,12 +39,12 @@ EMBEDDED = Recipe(
     ),
 )  # fmt: skip
 
-FULL = Recipe(
+REAL_TEXT = Recipe(
     source=("zh/tnews_titles", "zh/thucnews_titles"),
     target=("zh/weibo_topics",),
     encoder="intfloat/multilingual-e5-small",
     data_dir="data",
-    # Held out for validation: classes of the news that no target has.
+    # The validation classes are news classes that no target has.
     episodes=EpisodeSettings(
         ways=8, shots=5, queries=5, valid_classes=("culture", "story", "stocks", "politics")
     ),
@@ -55,5 +57,5 @@ FULL = Recipe(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    full = any(word.startswith(("--data-dir", "--data_dir")) for word in sys.argv)
-    run_recipe(FULL if full else EMBEDDED, __doc__)
+    on_real_text = any(word.startswith(("--data-dir", "--data_dir")) for word in sys.argv)
+    run_recipe(REAL_TEXT if on_real_text else DEMO, __doc__)

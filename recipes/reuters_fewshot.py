@@ -1,19 +1,20 @@
-"""Reuters newswire, new topics: the episodes of Bao 2020, 5-way 1- and 5-shot over 1,000 test episodes.
+"""Runs the Reuters benchmark of Bao 2020: meta-trains on some topics of newswire, evaluates on episodes of others.
 
     python recipes/reuters_fewshot.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
 
-where DATA holds, as JSON lines with text and label,
+The benchmark has 1,000 5-way test episodes at 1 shot and at 5 shots. DATA is a folder of JSON lines files with the
+fields text and label:
     en/reuters.train_classes, .val_classes, .test_classes
-                               20 articles each of 15, 5 and 11 topics, split by topic as in the paper
+                               15, 5 and 11 topics with 20 articles each, split by topic as in the paper
                                (github.com/YujiaBao/Distributional-Signatures)
 """
 
-from _bao_protocol import bao
+from _bao_protocol import bao_recipe
 
 from metatext.cli.runner import run_recipe
 from metatext.settings import EpisodeSettings, TrainConfig
 
-REUTERS = bao(
+REUTERS = bao_recipe(
     "en/reuters",
     EpisodeSettings(
         ways=5, shots=5, queries=5, valid_classes=("iron-steel", "jobs", "livestock", "money-fx", "money-supply")

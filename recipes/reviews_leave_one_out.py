@@ -1,13 +1,14 @@
-"""Meta-train on the reviews of all domains but one, adapt to that one with a few labels; each domain in turn.
+"""Meta-trains on the reviews of all domains but one, then adapts to that domain; each domain is held out in turn.
 
     python recipes/reviews_leave_one_out.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
 
-where DATA holds, as JSON lines with text, label (positive or negative) and domain,
+DATA is a folder of JSON lines files with the fields text, label (positive or negative) and domain:
     en/reviews_fdu_mtl.train, .test   reviews of 14 kinds of goods (FDU-MTL: pfliu.com/paper/adv-mtl.html)
-or, with --source zh/reviews --target zh/reviews --text-prefix "query: " --encoder intfloat/multilingual-e5-small,
-    zh/reviews                        of nine (github.com/SophonPlus/ChineseNlpCorpus)
-Each domain has a folder in the output, with its learner and its table; mean.json and mean.md have the mean over the
-domains, with the 95% confidence interval over them. What is finished is not made again.
+    zh/reviews                        reviews of nine kinds of goods (github.com/SophonPlus/ChineseNlpCorpus);
+                                      add --source zh/reviews --target zh/reviews --text-prefix "query: "
+                                      --encoder intfloat/multilingual-e5-small
+Each domain gets a folder in the output folder, with its learner and its table. mean.json and mean.md hold the mean
+over the domains and its 95% confidence interval. A second run continues after the domains that are finished.
 """
 
 from __future__ import annotations
@@ -28,10 +29,17 @@ from metatext.settings import EpisodeSettings, EvaluateSettings, LearnerSettings
 
 @dataclass(frozen=True)
 class LeaveOneOut(Recipe):
-    """The recipe's options; sources and target are the same file, and --by the column of its domains."""
+    """Meta-train on all domains of a file but one, then evaluate on that one; each domain in turn.
+
+    --source and --target name the same file, and --by names its column of domains.
+    """
 
     def run(self) -> None:
-        """Runs the recipe for each domain in turn, then averages their tables."""
+        """Runs the recipe with each domain held out in turn, then writes and prints the mean of their tables.
+
+        Raises:
+            InputError: there are several targets, --held-out is given, or --by is not.
+        """
         from accelerate import PartialState
 
         if len(self.target) != 1 or self.held_out is not None or not self.table.by:
@@ -42,18 +50,18 @@ class LeaveOneOut(Recipe):
         names = [value_of(domain) for name in self.source for domain in self.source_domains(name)]
         for name in names:
             config = dataclasses.replace(self.config, output=str(output / name))
-            one = dataclasses.replace(self, held_out=name, config=config)
+            recipe = dataclasses.replace(self, held_out=name, config=config)
             print(f"\n--- {name} is held out", flush=True)
-            data = one.read()
-            runs = one.train(data)
+            data = recipe.read()
+            runs = recipe.train(data)
             if not PartialState().is_main_process:
                 continue
-            if not one.table_is_there(target):
-                one.evaluate_all(runs, data)
-            rows += json.loads(one.table_of(target).read_text(encoding="utf-8"))["rows"]
+            if not recipe.table_is_there(target):
+                recipe.evaluate_all(runs, data)
+            rows += json.loads(recipe.table_of(target).read_text(encoding="utf-8"))["rows"]
         if not PartialState().is_main_process:
             return
-        means = [{"domains": row.pop("draws"), **row} for row in summarise(rows)]  # a domain's row counts as a draw's
+        means = [{"domains": row.pop("draws"), **row} for row in summarise(rows)]  # each domain counts as one draw
         write_json(output / "mean.json", {"domains": names, "rows": means})
         write_text(output / "mean.md", summary_table(means) + "\n")
         print(f"\nmean over {len(names)} domains, each held out in turn\n\n{summary_table(means)}")

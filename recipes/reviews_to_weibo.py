@@ -1,11 +1,11 @@
-"""Meta-train on reviews of nine kinds of goods, adapt to the polarity of Weibo posts.
+"""Meta-trains on the polarity of reviews of nine kinds of goods, then adapts to the polarity of Weibo posts.
 
     python recipes/reviews_to_weibo.py --data-dir DATA --encoder intfloat/multilingual-e5-small
 
-where DATA holds, as JSON lines with text and label,
-    zh/reviews       reviews as positive or negative, with their domain (github.com/SophonPlus/ChineseNlpCorpus)
-    zh/weibo_senti   Weibo posts by emoticon, positive or negative (weibo_senti_100k, in the same repository)
-The emotion sets can be read as polarity, with happy for positive, and neutral and surprise left out:
+DATA is a folder of JSON lines files with the fields text and label:
+    zh/reviews       positive and negative reviews, with a field domain (github.com/SophonPlus/ChineseNlpCorpus)
+    zh/weibo_senti   Weibo posts, positive or negative by their emoticons (weibo_senti_100k, same repository)
+A set of emotions can serve as a set of polarity: happy becomes positive, and rows of other labels are left out:
     --target zh/weibo_emotion_usual --target-labels happy=positive angry=negative sad=negative fear=negative
 """
 
@@ -20,7 +20,7 @@ REVIEWS = Recipe(
     data_dir="data",
     orders=("first-order",),
     table=Table(clean=("weibo",), by="domain"),
-    # Both classes are in every domain: none can be held out, and the last weights are kept.
+    # Every domain has the same two classes, so none can be held out for validation. The last weights are kept.
     episodes=EpisodeSettings(ways=2, shots=8, queries=8, valid_fraction=0),
     learner=LearnerSettings(inner_steps=0, text_prefix="query: ", max_length=64),
     config=TrainConfig(
