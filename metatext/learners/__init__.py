@@ -1,1 +1,1 @@
-"""The learner: encoder, head and inner learning rates, and its gradient on an episode of texts."""
+"""Learner: encoder, head and inner learning rates; its meta-gradient on an episode, and its adaptation to a support."""

@@ -1,4 +1,11 @@
-"""The files of a saved learner: `learner.safetensors`, `pretrained.safetensors` and `metatext.json`."""
+"""Reads and writes the files of a saved learner.
+
+- `learner.safetensors`: head, adapters, inner learning rates and source classes;
+- `pretrained.safetensors`: the encoder's weights before meta-training, float16;
+- `metatext.json`: settings and provenance.
+
+The encoder itself is an ordinary transformers folder (`config.json`, `model.safetensors`).
+"""
 
 from __future__ import annotations
 
@@ -16,31 +23,37 @@ from metatext.learners.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
 
-UNTRAINED = "no meta-training"  # the method of a learner that was only saved
-_STATE = "learner.safetensors"  # head and inner learning rates; the encoder is in model.safetensors
-_PRETRAINED = "pretrained.safetensors"  # the encoder before meta-training, float16
-_PROTOTYPES, _CENTROIDS, _RATES = "source_prototypes", "source_centroids", "log_inner_lr"  # tensors of _STATE
+UNTRAINED = "no meta-training"  # `method` in the metadata of a learner that was not meta-trained
+_STATE, _PRETRAINED = "learner.safetensors", "pretrained.safetensors"
+_PROTOTYPES, _CENTROIDS, _RATES = "source_prototypes", "source_centroids", "log_inner_lr"  # names of tensors in _STATE
 
 
 class SourceClasses(NamedTuple):
-    """What is remembered of the sources' classes in each blend of the encoder, float32 (see `weight_blending`)."""
+    """Prototypes and centroids of the source classes for each encoder blend in `weight_blending.BLENDS`, float32."""
 
     names: list[str]
-    prototypes: Tensor  # directions from their domain's centre, (blends, classes, hidden)
-    centroids: Tensor | None = None  # (blends, classes, hidden); a learner of an earlier version has none
+    """Class names, in the order of the tensors."""
+    prototypes: Tensor
+    """Unit directions from the centre of the domain to the class, (blends, classes, hidden)."""
+    centroids: Tensor | None = None
+    """Mean feature of each class, (blends, classes, hidden). None in learners saved by older versions."""
 
 
 class LearnerState(NamedTuple):
-    """What a learner has beside its encoder's weights, as it is saved."""
+    """Everything that a saved learner holds besides encoder and metadata."""
 
-    parameters: dict[str, Tensor]  # of the head and of adapters, by their name in the learner
+    parameters: dict[str, Tensor]
+    """Parameters of the head and the adapters, by their name in the learner."""
     log_inner_lr: Tensor
+    """Logarithms of the inner learning rates."""
     source_classes: SourceClasses | None
+    """Prototypes and centroids of the source classes; None before meta-training has ended."""
     pretrained: dict[str, Tensor] | None
+    """Encoder parameters before meta-training, float16; None if unknown."""
 
 
 def write_state(folder: Path, state: LearnerState) -> None:
-    """Writes all but `metatext.json`."""
+    """Writes `learner.safetensors` and, if the pretrained weights are known, `pretrained.safetensors`."""
     from safetensors.torch import save_file
 
     tensors = state.parameters | {_RATES: state.log_inner_lr.detach()}
@@ -56,17 +69,21 @@ def write_state(folder: Path, state: LearnerState) -> None:
 def read_state(folder: Path, metadata: dict[str, Any]) -> LearnerState:
     """Reads what `write_state` wrote.
 
+    Args:
+        folder: folder of a saved learner.
+        metadata: content of its `metatext.json`.
+
     Raises:
         InputError: a file cannot be read.
     """
     parameters = _read_tensors(folder / _STATE)
-    pretrained = None  # as in a learner of an earlier version
+    pretrained = None
     if (folder / _PRETRAINED).exists():
         pretrained = _read_tensors(folder / _PRETRAINED)
     source_classes = None
     if _PROTOTYPES in parameters:
-        remembered = parameters.pop(_PROTOTYPES), parameters.pop(_CENTROIDS, None)
-        source_classes = SourceClasses(metadata["source_classes"], *remembered)
+        prototypes, centroids = parameters.pop(_PROTOTYPES), parameters.pop(_CENTROIDS, None)
+        source_classes = SourceClasses(metadata["source_classes"], prototypes, centroids)
     return LearnerState(parameters, parameters.pop(_RATES), source_classes, pretrained)
 
 
@@ -82,35 +99,46 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def restore_rates(into: Tensor, saved: Tensor, before: dict[str, Any], now: LearnerSettings) -> None:
-    """Copies saved inner learning rates; they start anew where the settings `before` gave them another meaning.
+def restore_rates(
+    log_rates: Tensor, saved_log_rates: Tensor, old_settings: dict[str, Any], settings: LearnerSettings
+) -> None:
+    """Copies saved inner learning rates into `log_rates`.
+
+    `log_rates` keeps its values if a setting has changed that decides what the rates apply to, or where they start.
+    Inner steps beyond the saved ones get the rates of the last saved step.
 
     Args:
-        into: logarithms of the rates, (layer groups, inner steps), or a vector with a rate a parameter.
-        saved: the same of the saved learner; further inner steps take its last step's rates.
-        before: the saved settings.
-        now: the settings of the learner that `into` belongs to.
+        log_rates: logarithms of the rates, (layer groups, inner steps) or, with a rate per parameter, (parameters,).
+            Changed in place.
+        saved_log_rates: the same of the saved learner.
+        old_settings: settings of the saved learner; fields that it lacks had their defaults.
+        settings: settings of the learner that `log_rates` belongs to.
     """
-    old = dataclasses.asdict(LearnerSettings()) | before
+    old_values = dataclasses.asdict(LearnerSettings()) | old_settings
     names = ("scope", "inner_lr", "inner_optimizer", "inner_rates")
-    changed = [name for name in names if old[name] != getattr(now, name)]
-    if changed or saved.shape[0] != into.shape[0]:
+    changed = [name for name in names if old_values[name] != getattr(settings, name)]
+    if changed or saved_log_rates.shape[0] != log_rates.shape[0]:
         logger.info("the inner learning rates start anew, with another %s", ", ".join(changed) or "encoder")
-    elif into.ndim == 1:
-        into.copy_(saved)
-    elif saved.shape[1]:
-        into.copy_(saved[:, torch.arange(now.inner_steps).clamp(max=saved.shape[1] - 1)])
+    elif log_rates.ndim == 1:
+        log_rates.copy_(saved_log_rates)
+    elif saved_log_rates.shape[1]:
+        steps = torch.arange(settings.inner_steps).clamp(max=saved_log_rates.shape[1] - 1)
+        log_rates.copy_(saved_log_rates[:, steps])
 
 
 def open_model_folder(name: str | Path, revision: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """The folder of a learner or encoder, and what `metatext.json` says (nothing for an encoder).
+    """Finds the folder of a learner or an encoder; downloads it if `name` is a Hub id.
 
     Args:
         name: Hub id or folder.
         revision: branch, tag or commit on the Hub.
 
+    Returns:
+        The folder, and the content of its `metatext.json`. The content is empty for an encoder.
+
     Raises:
-        InputError: it holds a classifier, no model, or no weights in safetensors format; its metadata is damaged.
+        InputError: the folder holds a classifier, no model, or no weights in safetensors format; or its metadata is
+            damaged.
     """
     folder = resolve_folder(str(name), revision)
     saved = read_metadata(folder)
@@ -126,13 +154,23 @@ def open_model_folder(name: str | Path, revision: str | None = None) -> tuple[Pa
 
 
 def saved_settings(name: str | Path) -> dict[str, Any]:
-    """The settings of a saved learner by its folder or Hub id; nothing for an encoder."""
+    """Returns the settings of a saved learner, given by its folder or Hub id; empty for an encoder."""
     settings: dict[str, Any] = read_metadata(resolve_folder(str(name))).get("settings", {})
     return settings
 
 
 def merge_settings(saved: dict[str, Any], given: dict[str, Any], name: str | Path) -> LearnerSettings:
-    """Saved values, replaced by those given."""
+    """Combines saved settings with given ones, which take precedence.
+
+    Args:
+        saved: settings of a saved learner; empty for an encoder.
+        given: settings of the caller.
+        name: Hub id or folder of the model, for error messages.
+
+    Raises:
+        InputError: an unknown setting; a change of a setting that is part of the trained model (head, pooling, text
+            prefix, classes, and adapters); or settings that contradict each other.
+    """
     import difflib
 
     fields = [field.name for field in dataclasses.fields(LearnerSettings)]
@@ -141,15 +179,12 @@ def merge_settings(saved: dict[str, Any], given: dict[str, Any], name: str | Pat
             close = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(fields)}"
             raise InputError(f"unknown setting {key!r}: {hint}")
-    names = (
-        "head",
-        "pooling",
-        "text_prefix",
-        "classes",
-        *(("scope", "lora_rank") if saved.get("scope") == "lora" else ()),
-    )
-    fixed = [key for key in names if saved and key in given]
-    for key in fixed:
+    unchangeable = ["head", "pooling", "text_prefix", "classes"]
+    if saved.get("scope") == "lora":
+        unchangeable += ["scope", "lora_rank"]
+    for key in unchangeable:
+        if not saved or key not in given:
+            continue
         wanted = tuple(given[key]) if key == "classes" else given[key]
         if wanted != (tuple(saved[key]) if key == "classes" else saved[key]):
             raise InputError(f"{name} was trained with {key}={saved[key]!r}, which cannot be changed to {given[key]!r}")
