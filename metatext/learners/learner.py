@@ -45,39 +45,39 @@ logger = logging.getLogger(__name__)
 
 
 class LabelledBatches(NamedTuple):
-    """Examples as padded batches with their labels, int64 (n,) each; `size` texts in all."""
+    """Examples as padded batches of token ids."""
 
-    batches: list[tuple[Batch, Tensor]]
-    size: int
+    batches: list[tuple[Batch, Tensor]]  # each batch of n texts with its labels, int64 (n,)
+    size: int  # number of texts in all batches
 
 
 class Learner(nn.Module):
-    """What meta-training learns and adaptation starts from.
+    """The initialisation that meta-training learns and that every adaptation starts from.
 
-    logits = W norm(pool(encoder(text))) + b, where norm is a LayerNorm without weights and (W, b) the task's head.
-    Make one with `from_pretrained`.
+    The logits of a text are W norm(pool(encoder(text))) + b. Here norm is a LayerNorm without weights, and (W, b) is
+    the linear layer of the task. Use `from_pretrained` to make a learner.
 
     Attributes:
         encoder: a transformers base model.
-        head: the module that gives each task its linear layer at the start.
-        log_inner_lr: logarithms of the inner learning rates, (layer groups, inner steps), or a vector.
-        settings: the method's settings.
-        base_model: id or folder name of the pretrained encoder.
-        sources: names of the domains that it was meta-trained on.
+        head: makes the initial linear layer of each task.
+        log_inner_lr: logarithms of the inner learning rates, (layer groups, inner steps) or (parameters,).
+        settings: the settings of the method.
+        base_model: Hub id or folder of the pretrained encoder.
+        sources: names of the source domains.
         meta_trained: whether meta-training has begun.
-        pretrained: the encoder's trainable parameters before meta-training by name, float16; None where not known.
-        source_classes: what is remembered of the sources' classes; None before meta-training has ended.
-        autocast_dtype: torch.bfloat16 or torch.float16 for mixed precision, else None; not saved.
-        loss_scale: factor on every loss before its backward pass, taken out of the gradients again; for float16.
+        pretrained: trainable encoder parameters before meta-training by name, float16; None if unknown.
+        source_classes: prototypes and centroids of the source classes; None before meta-training has ended.
+        autocast_dtype: torch.bfloat16 or torch.float16 for mixed precision, otherwise None; not saved.
+        loss_scale: factor of every loss in its backward pass against underflow in float16; gradients are unscaled.
     """
 
-    encoder: Any  # transformers' models say too little of themselves to a type checker
+    encoder: Any  # the models of transformers are not typed well enough for a type checker
 
     def __init__(self, encoder: Any, tokenizer: Any, settings: LearnerSettings, base_model: str) -> None:
         super().__init__()
-        self.encoder = encoder.eval()  # dropout stays off: the inner loop is a deterministic function
+        self.encoder = encoder.eval()  # no dropout, see `train`
         if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # never used: it would only cost memory and updates
+            self.encoder.pooler = None  # unused, but would take memory and updates
         if settings.scope == "lora":
             add_adapters(self.encoder, settings.lora_rank)
         self.settings, self.base_model, self.sources = settings, base_model, list[str]()
@@ -97,43 +97,43 @@ class Learner(nn.Module):
             raise InputError("scope='body' moves nothing here: every parameter of the encoder is frozen")
         self.inner_groups = list(dict.fromkeys([*map(rate_group, self.inner_names), *self._head_group()]))
         embeddings = self.encoder.get_input_embeddings()
-        uses = [name for name, p in encoder.named_parameters(remove_duplicate=False) if p is embeddings.weight]
-        self.table_name, self.padding_row = uses[0], embeddings.padding_idx
-        self._table_is_tied = len(uses) > 1
+        names = [name for name, p in encoder.named_parameters(remove_duplicate=False) if p is embeddings.weight]
+        self.table_name, self.padding_row = names[0], embeddings.padding_idx
+        self._table_is_tied = len(names) > 1
         self.parts = split_at(encoder, int(settings.scope[4:])) if settings.scope.startswith("top:") else None
-        self.cached = self.parts is not None or settings.scope == "head"
+        self.cached = self.parts is not None or settings.scope == "head"  # `below` is constant in the inner loop
         shapes = [encoder.get_parameter(name).shape for name in self.inner_names]
         if self.head_moves:
-            shapes += [torch.Size()] * 2  # a task's layer has a rate for its weight and one for its bias
-        groups = [
-            self.inner_groups.index(group) for group in [*map(rate_group, self.inner_names), *self._head_group() * 2]
-        ]
+            shapes += [torch.Size()] * 2  # one rate for the weight of the linear layer, and one for its bias
+        group_names = [*map(rate_group, self.inner_names), *self._head_group() * 2]
+        groups = [self.inner_groups.index(group) for group in group_names]
         table = self.inner_names.index(self.table_name) if self.table_name in self.inner_names else -1
         self.inner_rates = InnerRates(groups, shapes, table)
-        logs = self.inner_rates.start(settings.inner_lr, settings.inner_steps, settings.inner_rates == "parameter")
-        self.log_inner_lr = nn.Parameter(logs, requires_grad=settings.rates_learned)
+        log_rates = self.inner_rates.start(settings.inner_lr, settings.inner_steps, settings.inner_rates == "parameter")
+        self.log_inner_lr = nn.Parameter(log_rates, requires_grad=settings.rates_learned)
 
-    # ------------------------------------------------------------------ loading and saving
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **settings: Any) -> Learner:
-        """Loads a saved learner, or starts one from a pretrained encoder.
+        """Loads a saved learner, or makes one from a pretrained encoder.
 
         Args:
-            name: Hub id or folder of either.
+            name: Hub id or folder of a learner or an encoder.
             revision: branch, tag or commit on the Hub.
-            **settings: fields of `LearnerSettings`. For a saved learner they replace its own; the pooling, the text
-                prefix and the head stay as it was trained.
+            **settings: fields of `LearnerSettings`. They replace the settings of a saved learner, except head, pooling,
+                text prefix and classes, which are part of the trained model.
 
         Raises:
-            InputError: an unknown setting; a folder that holds no model; an architecture that is not supported.
+            InputError: unknown or contradictory settings; no model in the folder; an unsupported architecture.
         """
         folder, saved = open_model_folder(name, revision)
-        values = merge_settings(saved.get("settings", {}), settings, name)
+        merged = merge_settings(saved.get("settings", {}), settings, name)
         encoder = load_encoder(folder, name)
-        prefix = "" if saved else values.text_prefix  # a saved tokenizer puts the prefix already
+        prefix = "" if saved else merged.text_prefix  # the tokenizer of a saved learner already adds the prefix
         tokenizer = load_tokenizer(folder, prefix)
-        base_model = str(folder.resolve()) if Path(name).exists() else str(name)  # found from any working directory
-        learner = cls(encoder, tokenizer, values, saved.get("base_model", base_model))
+        base_model = (
+            str(folder.resolve()) if Path(name).exists() else str(name)
+        )  # absolute: valid in any working directory
+        learner = cls(encoder, tokenizer, merged, saved.get("base_model", base_model))
         if saved:
             learner.meta_trained = saved.get("method") != UNTRAINED
             learner.sources = saved.get("sources", [])
@@ -144,68 +144,67 @@ class Learner(nn.Module):
         return learner
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Writes the learner: an encoder folder that transformers can load too, head and rates, `metatext.json`.
+        """Writes the learner to a folder. transformers can load its encoder from there.
 
         Raises:
-            FileExistsError: the folder holds something already and `overwrite` is not set.
+            FileExistsError: the folder is not empty and `overwrite` is not set.
         """
         parameters = {f"head.{name}": value for name, value in self.head.state_dict().items()}
         parameters |= {f"encoder.{name}": value for name, value in adapter_state(self.encoder).items()}
         names = self.source_classes.names if self.source_classes else []
-        with new_folder(folder, overwrite) as beside:
-            self.encoder.save_pretrained(beside, state_dict=base_state(self.encoder))
-            self.tokenizer.save_pretrained(beside)
-            write_state(beside, LearnerState(parameters, self.log_inner_lr, self.source_classes, self.pretrained))
-            write_json(beside / METADATA, self.metadata("learner") | {"source_classes": names})
+        with new_folder(folder, overwrite) as new:
+            self.encoder.save_pretrained(new, state_dict=base_state(self.encoder))
+            self.tokenizer.save_pretrained(new)
+            write_state(new, LearnerState(parameters, self.log_inner_lr, self.source_classes, self.pretrained))
+            write_json(new / METADATA, self.metadata("learner") | {"source_classes": names})
 
     def metadata(self, kind: str) -> dict[str, Any]:
-        """What `metatext.json` says of this learner, or of a classifier adapted from it."""
-        shown = self.settings
+        """Returns the `metatext.json` of this learner (kind "learner") or of a classifier adapted from it."""
+        settings = self.settings
         return {
             "kind": kind,
             "metatext_version": __version__,
             "base_model": self.base_model,
             "method": self.method,
             "sources": self.sources,
-            "inner_steps": shown.inner_steps,
-            "text_prefix": shown.text_prefix,
-            "max_length": shown.max_length,
-            "pooling": shown.pooling,
-            "settings": dataclasses.asdict(shown),
+            "inner_steps": settings.inner_steps,
+            "text_prefix": settings.text_prefix,
+            "max_length": settings.max_length,
+            "pooling": settings.pooling,
+            "settings": dataclasses.asdict(settings),
         }
 
-    def _restore(self, state: LearnerState, settings: dict[str, Any]) -> None:
+    def _restore(self, state: LearnerState, old_settings: dict[str, Any]) -> None:
         self.pretrained, self.source_classes = state.pretrained, state.source_classes
-        restore_rates(self.log_inner_lr.data, state.log_inner_lr, settings, self.settings)
+        restore_rates(self.log_inner_lr.data, state.log_inner_lr, old_settings, self.settings)
         for name, value in state.parameters.items():
             self.get_parameter(name).data.copy_(value)
 
     @property
     def method(self) -> str:
-        """The name of the method that it was meta-trained by."""
+        """Name of the method that meta-trained this learner, for metadata and tables."""
         return self.settings.method if self.meta_trained else UNTRAINED
 
-    # ------------------------------------------------------------------ what the inner loop moves
     def _head_group(self) -> list[str]:
         return [] if self.settings.scope == "body" else ["head"]
 
     def train(self, mode: bool = True) -> Learner:
-        """Dropout stays off in the encoder, whatever `mode`: the inner loop must be a deterministic function."""
+        """Sets the mode of the head only. The encoder never uses dropout: the inner loop must be deterministic."""
         super().train(mode)
         self.encoder.eval()
         return self
 
     @property
     def head_moves(self) -> bool:
-        """Whether the inner loop moves the task's linear layer."""
+        """Whether the inner loop updates the linear layer of the task."""
         return self.settings.scope != "body"
 
     def rates(self, steps: int | None = None, rows: Tensor | None = None) -> list[Rates]:
-        """a_k for each moving tensor, for each inner step; further steps use the last step's.
+        """Returns the inner learning rates: for each inner step, one rate per tensor that the inner loop updates.
 
         Args:
-            steps: by default the learner's own.
-            rows: of the word embeddings, where a task moves these only (see `used_rows`).
+            steps: number of inner steps, by default that of the settings. Steps beyond it use the rates of its last.
+            rows: ids of the word embeddings that the task updates (see `used_rows`); None if it updates all.
         """
         steps = self.settings.inner_steps if steps is None else steps
         if not self.log_inner_lr.numel():  # a prototypical network
@@ -214,20 +213,20 @@ class Learner(nn.Module):
 
     @property
     def trained_below(self) -> bool:
-        """Whether parameters that the inner loop leaves alone are meta-learned."""
+        """Whether meta-training updates encoder parameters that the inner loop does not."""
         return any(p.requires_grad and name not in self.inner_names for name, p in self.encoder.named_parameters())
 
-    # ------------------------------------------------------------------ word embeddings
     @property
     def table(self) -> Tensor:
-        """The word embeddings, (vocabulary, hidden)."""
-        return self.encoder.get_parameter(self.table_name)
+        """Word embeddings, (vocabulary, hidden)."""
+        table: Tensor = self.encoder.get_parameter(self.table_name)
+        return table
 
     def used_rows(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None]:
-        """The token ids in `batches`, int64 (rows,), and their embeddings as a tensor of its own, (rows, hidden).
+        """Returns the token ids in `batches`, int64 (rows,), and a copy of their word embeddings, (rows, hidden).
 
-        The padding token stays where it was, as encoders count positions by it. None for a table that is frozen, tied
-        to another parameter, or too small for that.
+        The padding token keeps its id as its row number, because some encoders derive positions from it. The copy is
+        None if the word embeddings are frozen or tied to another parameter, or if the padding id is no row number.
         """
         used = torch.zeros(len(self.table), dtype=torch.bool, device=self.table.device)
         for batch in batches:
@@ -237,78 +236,86 @@ class Learner(nn.Module):
         if not self.table.requires_grad or self._table_is_tied or (pad is not None and pad >= len(ids)):
             return ids, None
         if pad is not None:
-            rest = ids[ids != pad]
-            ids = torch.cat([rest[:pad], ids.new_tensor([pad]), rest[pad:]])
+            others = ids[ids != pad]
+            ids = torch.cat([others[:pad], ids.new_tensor([pad]), others[pad:]])
         return ids, self.table.detach()[ids].requires_grad_()
 
-    # ------------------------------------------------------------------ the function that is learned
     @property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer, which puts the text prefix by itself."""
+        """The tokenizer of transformers. It adds the text prefix."""
         return self.tokens.tokenizer
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return self.log_inner_lr.device
 
     @property
     def packs(self) -> bool:
-        """Whether texts share lines of a batch: of the attentions only "sdpa" takes a mask of truth values."""
+        """Whether texts share lines of a batch. Their boolean attention mask requires "sdpa" attention."""
         config = self.encoder.config
         return ARCHITECTURES[config.model_type].absolute and config._attn_implementation == "sdpa"
 
     def batches(self, examples: Examples) -> LabelledBatches:
-        """Tokenised and padded."""
+        """Tokenises the examples and pads them into batches."""
         labels = torch.tensor(examples.labels, device=self.device)
         batches = self.tokens.batches(examples.texts, self.settings.batch_size, self.device, self.packs)
         return LabelledBatches([(batch, labels[batch.rows]) for batch in batches], len(examples))
 
     def features(self, batch: Batch, table: Tensor | None = None) -> Tensor:
-        """Normalised text vectors (n, hidden), of norm sqrt(hidden); `table` takes the place of the word embeddings."""
+        """Returns the features of the texts, (n, hidden), normalised to norm sqrt(hidden).
+
+        With a `table`, the token ids of the batch refer to its rows and not to the word embeddings of the encoder.
+        """
         return self._pool(self._states(self.encoder, batch, {"input_ids": batch.input_ids}, table), batch)
 
     def below(self, batch: Batch, table: Tensor | None = None) -> Tensor:
-        """What the inner loop does not change: the states (lines, length, hidden) below `above`, or vectors."""
+        """Returns the part of `features` that is constant in the inner loop, if there is one (see `cached`).
+
+        If the encoder is split, it is the input of the upper layers, (lines, length, hidden). Otherwise it is the
+        features themselves, (n, hidden).
+        """
         if self.parts is None:
             return self.features(batch, table)
         return self._states(self.parts[0], batch, {"input_ids": batch.input_ids}, table)
 
     def above(self, below: Tensor, batch: Batch) -> Tensor:
-        """From the output of `below` to `features`."""
+        """Computes the features, (n, hidden), from the output of `below`."""
         if self.parts is None:
             return below
         return self._pool(self._states(self.parts[1], batch, {"inputs_embeds": below}), batch)
 
     def _states(self, module: Any, batch: Batch, inputs: dict[str, Tensor], table: Tensor | None = None) -> Tensor:
         inputs["attention_mask"] = batch.attention_mask
-        if batch.shared:  # (lines, 1, length, length): of the same text
+        if batch.shared:  # (lines, 1, length, length): a token attends to its own text only
             owner, positions = batch.shared
             inputs["attention_mask"] = (owner.unsqueeze(2) == owner.unsqueeze(1)).unsqueeze(1)
             inputs["position_ids"] = positions + first_position(self.encoder.config)
         enabled = self.autocast_dtype is not None
-        # No cache: it would not see that the inner loop has moved the weights.
+        # autocast caches casts of the weights and would miss the in-place updates of the inner loop.
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled, cache_enabled=False):
             if table is None:
-                return module(**inputs).last_hidden_state
-            weights = {self.table_name: table}
-            return functional_call(module, weights, kwargs=inputs, tie_weights=False).last_hidden_state
+                states: Tensor = module(**inputs).last_hidden_state
+            else:
+                weights = {self.table_name: table}
+                states = functional_call(module, weights, kwargs=inputs, tie_weights=False).last_hidden_state
+        return states
 
     def _pool(self, states: Tensor, batch: Batch) -> Tensor:
         return pool(states.to(self.log_inner_lr.dtype), batch, self.settings.pooling == "cls")
 
     def loss(self, batch: Batch, labels: Tensor, layer: LinearLayer) -> tuple[Tensor, Tensor]:
-        """Summed cross entropy of the batch, and its logits (n, ways)."""
+        """Returns the cross-entropy summed over the batch (0-d, nats), and the logits (n, ways)."""
         logits = layer.logits(self.features(batch))
         return cross_entropy(logits, labels, reduction="sum"), logits
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Normalised vectors of texts, (n, hidden) on the CPU, in their order."""
+        """Returns the features of texts in their order, (n, hidden), on the CPU and without graph."""
         return self.vectors(texts, batch_size)
 
     def vectors(self, texts: Sequence[str], batch_size: int) -> Tensor:
-        """What `encode` gives, with its graph."""
+        """Returns the features of texts in their order, (n, hidden), on the CPU. Gradients flow if they are enabled."""
         batches = self.tokens.batches(texts, batch_size, self.device, self.packs)
         result = torch.empty(len(texts), self.encoder.config.hidden_size, dtype=self.log_inner_lr.dtype)
         for batch in batches:
@@ -316,6 +323,6 @@ class Learner(nn.Module):
         return result
 
     def class_counts(self, support: LabelledBatches, ways: int) -> Tensor:
-        """Support texts of each class, (ways,), in the parameters' dtype."""
+        """Returns the number of support texts of each class, (ways,), in the dtype of the parameters."""
         labels = torch.cat([labels for _, labels in support.batches])
         return torch.bincount(labels, minlength=ways).to(self.log_inner_lr.dtype)
