@@ -6,6 +6,7 @@ DATA is a folder of JSON lines files with the fields text and label:
     en/clinc150.train          questions to an assistant, 150 intents in 10 domains
                                (Hub: clinc/clinc_oos, without its out-of-scope rows)
     en/banking77.train, .test  customers' questions to a bank, 77 intents (Hub: PolyAI/banking77)
+
 The target has every second intent in alphabetical order. To take all 77 intents as the target, add
 `--source en/clinc150 --target-classes` (with nothing after it).
 """

@@ -9,6 +9,7 @@ DATA is a folder of JSON lines files with the fields text and label:
                                support sets and test texts of TASK (github.com/CLUEbenchmark/FewCLUE). The tasks are
                                eprstmt (polarity), tnews (headlines), csldcp (67 fields of science) and
                                iflytek (119 kinds of apps).
+
 Each draw is one official support set. It has 16 texts per class in eprstmt and tnews, and 8 in csldcp and iflytek.
 """
 

@@ -3,10 +3,13 @@
     python recipes/huffpost_fewshot.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
 
 The benchmark is from "Few-shot text classification with distributional signatures" (Bao 2020). It has 1,000 5-way test
-episodes at 1 shot and at 5 shots. DATA is a folder of JSON lines files with the fields text and label:
+episodes at 1 shot and at 5 shots.
+
+DATA is a folder of JSON lines files with the fields text and label:
     en/huffpost.train_classes, .val_classes, .test_classes
                                headlines of 20, 5 and 16 sections, split by section as in the paper
                                (github.com/YujiaBao/Distributional-Signatures)
+
 Fine-tuning is off by default, because its 2,000 fits take most of a day on two cores. To add it on fewer episodes:
     --evaluate.draws 50 --evaluate.methods tfidf centroid frozen finetune probe maml --output runs/huffpost_50
 """

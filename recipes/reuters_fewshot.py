@@ -2,8 +2,9 @@
 
     python recipes/reuters_fewshot.py --data-dir DATA --encoder sentence-transformers/all-MiniLM-L6-v2
 
-The benchmark has 1,000 5-way test episodes at 1 shot and at 5 shots. DATA is a folder of JSON lines files with the
-fields text and label:
+The benchmark has 1,000 5-way test episodes at 1 shot and at 5 shots.
+
+DATA is a folder of JSON lines files with the fields text and label:
     en/reuters.train_classes, .val_classes, .test_classes
                                15, 5 and 11 topics with 20 articles each, split by topic as in the paper
                                (github.com/YujiaBao/Distributional-Signatures)

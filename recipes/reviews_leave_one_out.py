@@ -7,6 +7,7 @@ DATA is a folder of JSON lines files with the fields text, label (positive or ne
     zh/reviews                        reviews of nine kinds of goods (github.com/SophonPlus/ChineseNlpCorpus);
                                       add --source zh/reviews --target zh/reviews --text-prefix "query: "
                                       --encoder intfloat/multilingual-e5-small
+
 Each domain gets a folder in the output folder, with its learner and its table. mean.json and mean.md hold the mean
 over the domains and its 95% confidence interval. A second run continues after the domains that are finished.
 """

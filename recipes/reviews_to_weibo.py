@@ -5,6 +5,7 @@
 DATA is a folder of JSON lines files with the fields text and label:
     zh/reviews       positive and negative reviews, with a field domain (github.com/SophonPlus/ChineseNlpCorpus)
     zh/weibo_senti   Weibo posts, positive or negative by their emoticons (weibo_senti_100k, same repository)
+
 A set of emotions can serve as a set of polarity: happy becomes positive, and rows of other labels are left out:
     --target zh/weibo_emotion_usual --target-labels happy=positive angry=negative sad=negative fear=negative
 """

@@ -1,4 +1,4 @@
-"""What the experiments of the MAML paper share: the methods they compare, and what they write down."""
+"""Methods, evaluation loop and report of the two experiments of the MAML paper."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metatext.hub.markdown import markdown_table
 
 JOINT = "joint pre-training"
 METHODS = {"full MAML": (1, 1), "first-order MAML": (1, 0), JOINT: (0, 0)}
-"""Inner steps in training, and through how many of them it differentiates; without any, it is joint training."""
+"""Inner steps in training, and the number of them that are second-order. Without inner steps, it is joint training."""
 
 
 def compare(
@@ -38,15 +38,18 @@ def compare(
     """Trains and tests every method with every seed.
 
     Args:
-        train: the net of a method and seed.
-        test: a net, fine-tuned at a learning rate on the test tasks of a seed; gives for each problem every test task's
-            figure after 0, 1, ... gradient steps, (steps + 1, tasks).
-        seeds: at least two, for the intervals.
-        inner_lr: the learning rate at which MAML is tested.
-        pretrained_lrs: those at which joint pre-training is tested.
+        train: takes a method (a key of METHODS) and a seed; returns the trained net.
+        test: takes a net, a learning rate and a seed; fine-tunes the net on the test tasks of the seed. Returns, for
+            each problem, the score of every test task after 0, 1, ... gradient steps, (steps + 1, tasks).
+        seeds: at least two.
+        inner_lr: the learning rate of MAML in the tests.
+        pretrained_lrs: the learning rates of joint pre-training in the tests.
 
     Returns:
-        A record for each seed, method, learning rate and problem.
+        A record for each seed, method, learning rate and problem: means and 95% confidence intervals over the tasks.
+
+    Raises:
+        InputError: there are fewer than two seeds, so that no confidence interval can be computed.
     """
     if len(seeds) < 2:
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: give at least two, for the confidence intervals")
@@ -61,20 +64,20 @@ def compare(
                     mean, ci95 = zip(*map(confidence_interval, values.tolist()), strict=True)
                     after = f"{mean[0]:.2f}, after {len(mean) - 1} gradient steps {mean[-1]:.2f}"
                     print(f"seed {seed}, {method}, steps of {rate:g}, {problem}: {after}", file=sys.stderr)
-                    found = {"problem": problem, "method": f"{method}, steps of {rate:g}", "seed": seed, "mean": mean}
-                    records.append(found | {"ci95_over_tasks": ci95, "train_seconds": round(seconds, 1)})
+                    record = {"problem": problem, "method": f"{method}, steps of {rate:g}", "seed": seed, "mean": mean}
+                    records.append(record | {"ci95_over_tasks": ci95, "train_seconds": round(seconds, 1)})
     return records
 
 
-def report(place: Path, settings: Any, records: Sequence[dict[str, Any]], figure: str, digits: int) -> None:
-    """Writes place.json and place.svg, and prints the table.
+def write_report(path: Path, settings: Any, records: Sequence[dict[str, Any]], score: str, digits: int) -> None:
+    """Writes the results to a .json file and a plot to a .svg file, and prints the table.
 
     Args:
-        place: path without suffix.
-        settings: the dataclass under which the records were obtained.
-        records: of `compare`.
-        figure: what the records hold, for the axis.
-        digits: after the point, in the table.
+        path: path of both files, without suffix.
+        settings: the dataclass of settings that gave the records.
+        records: the records of `compare`.
+        score: name of the score in the records, for the axis of the plot.
+        digits: decimal places in the table.
     """
     rows = []
     for problem, method in dict.fromkeys((r["problem"], r["method"]) for r in records):
@@ -83,14 +86,17 @@ def report(place: Path, settings: Any, records: Sequence[dict[str, Any]], figure
         rows.append({"problem": problem, "method": method, "seeds": len(seeds), "mean": mean, "ci95": ci95})
     versions = {"python": platform.python_version(), "torch": torch.__version__, "metatext": __version__}
     result = {"settings": dataclasses.asdict(settings), "versions": versions, "rows": rows, "records": records}
-    strict = json.loads(json.dumps(result), parse_constant=lambda _: None)  # JSON has no NaN; runs may diverge
-    write_json(place.with_suffix(".json"), strict)
-    _draw(place.with_suffix(".svg"), rows, records, figure)
+    finite = json.loads(json.dumps(result), parse_constant=lambda _: None)  # diverged runs have NaN, JSON has not
+    write_json(path.with_suffix(".json"), finite)
+    _draw(path.with_suffix(".svg"), rows, records, score)
     print(table(rows, digits))
 
 
 def table(rows: Sequence[dict[str, Any]], digits: int) -> str:
-    """Markdown: mean over the seeds and half the width of its 95% interval, after up to 3, 5, 10 gradient steps."""
+    """Returns a Markdown table of means over the seeds ± half the width of the 95% confidence interval.
+
+    Its columns are the numbers of gradient steps: 0, 1, 2, 3, 5 and 10, as far as there are so many.
+    """
     steps = [k for k in range(len(rows[0]["mean"])) if k in (0, 1, 2, 3, 5, 10)]
     lines = []
     for row in rows:
@@ -100,10 +106,11 @@ def table(rows: Sequence[dict[str, Any]], digits: int) -> str:
     return markdown_table(["", "method", *("1 step" if k == 1 else f"{k} steps" for k in steps)], lines)
 
 
-def _draw(path: Path, rows: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]], figure: str) -> None:
-    """A panel for each problem: over the gradient steps, means as thick lines and every seed as a thin one.
+def _draw(path: Path, rows: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]], score: str) -> None:
+    """Draws one panel per problem: the score against the gradient steps, means as thick lines, seeds as thin ones.
 
-    From 0, the best, to twice what the median row has before any step, since a run may diverge.
+    Diverged runs must not set the scale. The axis therefore ends at 0, the best score, and at twice the median score
+    before any gradient step.
     """
     plt, problems = pyplot(), list(dict.fromkeys(row["problem"] for row in rows))
     sheet, panels = plt.subplots(1, len(problems), figsize=(5 * len(problems), 4), layout="constrained", squeeze=False)
@@ -114,6 +121,6 @@ def _draw(path: Path, rows: Sequence[dict[str, Any]], records: Sequence[dict[str
             (line,) = axes.plot(row["mean"], marker="o", markersize=3, label=row["method"])
             for seed in (r["mean"] for r in records if (r["problem"], r["method"]) == (problem, row["method"])):
                 axes.plot(seed, color=line.get_color(), linewidth=0.6, alpha=0.6)
-        axes.set(title=problem, xlabel="gradient steps", ylabel=figure, ylim=sorted((0.0, 2 * start)))
+        axes.set(title=problem, xlabel="gradient steps", ylabel=score, ylim=sorted((0.0, 2 * start)))
         axes.legend(fontsize="small")
     save_figure(path, sheet)

@@ -1,4 +1,4 @@
-"""The MAML paper's experiments: stacked tasks against one at a time, gradients, paths, and the two scripts."""
+"""Tests the experiments of the MAML paper: stacked tasks, gradients, trajectories, and the two scripts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def navigation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def jitter(net: nn.Module) -> nn.Module:
-    """Parameters at which no derivative is small."""
+    """Perturbs the parameters of a net, so that no derivative is small."""
     generator = torch.Generator().manual_seed(1)
     for parameter in net.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -56,7 +56,7 @@ def jitter(net: nn.Module) -> nn.Module:
 
 
 def slope(task: Task, rates: list[float], direction: list[Tensor]) -> float:
-    """Of the query loss after adaptation, along `direction`, by Richardson's extrapolation of central differences."""
+    """Returns the slope of the query loss after adaptation along `direction`: central differences, extrapolated."""
 
     def loss(step: float) -> float:
         with torch.no_grad(), in_scratch_memory(task.moving):
@@ -70,7 +70,7 @@ def slope(task: Task, rates: list[float], direction: list[Tensor]) -> float:
 
 
 def random_direction(task: Task) -> list[Tensor]:
-    """Of length 1."""
+    """Returns a random direction of length 1."""
     generator = torch.Generator().manual_seed(2)
     direction = [torch.randn(p.shape, generator=generator) for p in task.moving]
     length = math.sqrt(sum(float(d.square().sum()) for d in direction))
@@ -86,7 +86,7 @@ def test_stacked_tasks_give_the_meta_gradient_of_one_task_at_a_time(
     sines = sinusoid.Sines.draw(4, generator)
     support, query = sines.points(5, generator), sines.points(7, generator)
     rates = [0.01, 0.02, 0.005]
-    stacked = sweep(sinusoid.stack(net, support, query), rates, second_order_steps)
+    stacked = sweep(sinusoid.stacked_task(net, support, query), rates, second_order_steps)
 
     def loss(points: tuple[Tensor, Tensor], i: int) -> Tensor:
         return mse_loss(net(points[0][i]), points[1][i])
@@ -107,7 +107,7 @@ def test_the_meta_gradient_of_sinusoids_agrees_with_finite_differences(sinusoid:
     generator = torch.Generator().manual_seed(0)
     net = jitter(sinusoid.make_net(generator))
     sines = sinusoid.Sines.draw(3, generator)
-    task = sinusoid.stack(net, sines.points(5, generator), sines.points(7, generator))
+    task = sinusoid.stacked_task(net, sines.points(5, generator), sines.points(7, generator))
     direction, rates = random_direction(task), [0.01, 0.02]
     exact = sum(float((g * d).sum()) for g, d in zip(sweep(task, rates, 2).gradients, direction, strict=True))
     assert slope(task, rates, direction) == pytest.approx(exact, rel=1e-6)
@@ -119,9 +119,9 @@ def test_the_meta_gradient_through_reinforce_agrees_with_finite_differences(navi
     settings = navigation.Navigation(tasks=3, trajectories=4, horizon=10)
     generator = torch.Generator().manual_seed(0)
     policy = jitter(navigation.Policy(generator))
-    parameters, goals = navigation.copies(policy, 3), settings.draw_goals(3, generator)
-    before, after = (settings.walk(policy, parameters, goals, generator) for _ in range(2))
-    support, query = ([lambda p=p: navigation.surrogate(policy, parameters, p).sum()] for p in (before, after))
+    parameters, goals = navigation.parameter_copies(policy, 3), settings.draw_goals(3, generator)
+    before, after = (settings.sample_trajectories(policy, parameters, goals, generator) for _ in range(2))
+    support, query = ([lambda p=p: navigation.reinforce_loss(policy, parameters, p).sum()] for p in (before, after))
     task = Task(support, query, parameters)
     direction, rates = random_direction(task), [0.1]
     exact = sum(float((g * d).sum()) for g, d in zip(sweep(task, rates, 1).gradients, direction, strict=True))
@@ -129,27 +129,28 @@ def test_the_meta_gradient_through_reinforce_agrees_with_finite_differences(navi
 
 
 @pytest.fixture
-def walks(navigation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Tensor], Any]]:
-    """Whenever paths are sampled: the parameters that walk, and the paths."""
-    seen, walk = [], navigation.Navigation.walk
+def samplings(navigation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Tensor], Any]]:
+    """Records each sampling of trajectories: the parameters of the policies, and the trajectories."""
+    seen, sample = [], navigation.Navigation.sample_trajectories
 
-    def watched(self: object, policy: nn.Module, parameters: list[Tensor], *rest: object) -> object:
-        seen.append(([p.detach().clone().requires_grad_() for p in parameters], walk(self, policy, parameters, *rest)))
+    def recorded(self: object, policy: nn.Module, parameters: list[Tensor], *rest: object) -> object:
+        copies = [p.detach().clone().requires_grad_() for p in parameters]
+        seen.append((copies, sample(self, policy, parameters, *rest)))
         return seen[-1][1]
 
-    monkeypatch.setattr(navigation.Navigation, "walk", watched)
+    monkeypatch.setattr(navigation.Navigation, "sample_trajectories", recorded)
     return seen
 
 
-def test_query_paths_are_those_of_the_adapted_policy(
-    navigation: ModuleType, walks: list[tuple[list[Tensor], Any]]
+def test_query_trajectories_are_those_of_the_adapted_policy(
+    navigation: ModuleType, samplings: list[tuple[list[Tensor], Any]]
 ) -> None:
     settings = navigation.Navigation(tasks=2, trajectories=3, horizon=5, inner_lr=0.5)
     generator = torch.Generator().manual_seed(0)
     policy = navigation.Policy(generator)
     settings.outer_step(policy, 1, 1, generator)
-    (at_start, before), (adapted, _) = walks  # sampled once, however many steps the line search tries
-    gradient = torch.autograd.grad(navigation.surrogate(policy, at_start, before).sum(), at_start)
+    (at_start, before), (adapted, _) = samplings  # sampled once, however many steps the line search tries
+    gradient = torch.autograd.grad(navigation.reinforce_loss(policy, at_start, before).sum(), at_start)
     for here, there, g in zip(at_start, adapted, gradient, strict=True):
         torch.testing.assert_close(there, here - 0.5 * g)
 
@@ -158,7 +159,7 @@ def test_query_paths_are_those_of_the_adapted_policy(
 @pytest.mark.parametrize("limit", [1e-3, 1e-5])
 def test_an_outer_step_keeps_the_adapted_policies_near(
     navigation: ModuleType,
-    walks: list[tuple[list[Tensor], Any]],
+    samplings: list[tuple[list[Tensor], Any]],
     inner_steps: int,
     second_order_steps: int,
     limit: float,
@@ -167,44 +168,46 @@ def test_an_outer_step_keeps_the_adapted_policies_near(
     generator = torch.Generator().manual_seed(0)
     policy = navigation.Policy(generator)
     settings.outer_step(policy, inner_steps, second_order_steps, generator)
-    (_, before), (old, after) = walks
-    new = [p.detach().requires_grad_() for p in navigation.copies(policy, 3)]
+    (_, before), (old, after) = samplings
+    new = [p.detach().requires_grad_() for p in navigation.parameter_copies(policy, 3)]
     if inner_steps:
-        gradient = torch.autograd.grad(navigation.surrogate(policy, new, before).sum(), new)
+        gradient = torch.autograd.grad(navigation.reinforce_loss(policy, new, before).sum(), new)
         new = [(p - 0.1 * g).detach() for p, g in zip(new, gradient, strict=True)]
-    (m, s), (n, t) = (navigation.call(policy, each, after.positions.flatten(1, 2)) for each in (old, new))
-    kl = ((t / s).log() + (s**2 + (m - n) ** 2) / (2 * t**2) - 0.5).sum(2)[after.going.flatten(1) == 1].mean()
+    (m, s), (n, t) = (navigation.call_per_task(policy, each, after.positions.flatten(1, 2)) for each in (old, new))
+    kl = ((t / s).log() + (s**2 + (m - n) ** 2) / (2 * t**2) - 0.5).sum(2)[after.active.flatten(1) == 1].mean()
     assert limit / 1000 < kl.item() <= limit * (1 + 1e-9)
 
 
-def test_ratios_have_the_gradient_of_reinforce_where_the_paths_were_walked(navigation: ModuleType) -> None:
+def test_ratios_have_the_gradient_of_reinforce_where_the_trajectories_were_sampled(navigation: ModuleType) -> None:
     settings = navigation.Navigation(tasks=3, trajectories=4, horizon=10)
     generator = torch.Generator().manual_seed(0)
     policy = jitter(navigation.Policy(generator))
-    parameters = navigation.copies(policy, 3)
-    paths = settings.walk(policy, parameters, settings.draw_goals(3, generator), generator)
-    policies = navigation.velocities(policy, parameters, paths.positions.flatten(1, 2))
+    parameters = navigation.parameter_copies(policy, 3)
+    trajectories = settings.sample_trajectories(policy, parameters, settings.draw_goals(3, generator), generator)
+    policies = navigation.action_distribution(policy, parameters, trajectories.positions.flatten(1, 2))
     old = type(policies)(policies.mean.detach(), policies.stddev.detach())
-    found = torch.autograd.grad(navigation.loss_by_ratios(old, policies, paths), parameters, retain_graph=True)
-    expected = torch.autograd.grad(navigation.surrogate(policy, parameters, paths).mean(), parameters)
+    found = torch.autograd.grad(
+        navigation.importance_ratio_loss(old, policies, trajectories), parameters, retain_graph=True
+    )
+    expected = torch.autograd.grad(navigation.reinforce_loss(policy, parameters, trajectories).mean(), parameters)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    assert navigation.divergence(old, policies, paths).item() == 0.0
+    assert navigation.mean_kl(old, policies, trajectories).item() == 0.0
 
 
 def test_a_trust_region_step_is_the_natural_gradient_to_the_border(navigation: ModuleType) -> None:
     home, g = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 1.0, -1.0])
     metric = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.5]])
 
-    def step(limit_of_judge: float, slope: float) -> tuple[bool, Tensor]:
+    def step(factor: float, slope: float) -> tuple[bool, Tensor]:
         x = home.clone().requires_grad_()
 
         def divergence() -> Tensor:
             return (x - home) @ metric @ (x - home) / 2
 
-        def judge() -> tuple[Tensor, Tensor]:
-            return slope * (g @ x), divergence() * limit_of_judge
+        def loss_and_divergence() -> tuple[Tensor, Tensor]:
+            return slope * (g @ x), divergence() * factor
 
-        return navigation.trust_region_step([x], [g], divergence, judge, 0.02, damping=0.01), x.detach()
+        return navigation.trust_region_step([x], [g], divergence, loss_and_divergence, 0.02, damping=0.01), x.detach()
 
     natural = torch.linalg.solve(metric + 0.01 * torch.eye(3), g)
     whole = natural * (0.04 / (natural @ metric @ natural)).sqrt()
@@ -220,7 +223,7 @@ def test_a_trust_region_step_is_the_natural_gradient_to_the_border(navigation: M
     assert not taken and torch.equal(x, home)
 
 
-def test_paths_end_at_the_goal(navigation: ModuleType) -> None:
+def test_trajectories_end_at_the_goal(navigation: ModuleType) -> None:
     class Right(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -231,28 +234,30 @@ def test_paths_end_at_the_goal(navigation: ModuleType) -> None:
 
     settings = navigation.Navigation(trajectories=2, horizon=6)
     goals = torch.tensor([[[0.3, 0.0]], [[0.1, 0.4]]])
-    paths = settings.walk(Right(), navigation.copies(Right(), 2), goals, torch.Generator())
-    assert paths.going[:, 0].tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
-    torch.testing.assert_close(paths.rewards[0, 1], -torch.tensor([0.04, 0.01, 0.0, 0.0, 0.0, 0.0]))
-    torch.testing.assert_close(paths.rewards[1, 0], -torch.tensor([0.16, 0.17, 0.2, 0.25, 0.32, 0.41]))
-    torch.testing.assert_close(paths.positions[1, 1, :, 0], torch.arange(6) / 10)
+    trajectories = settings.sample_trajectories(
+        Right(), navigation.parameter_copies(Right(), 2), goals, torch.Generator()
+    )
+    assert trajectories.active[:, 0].tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+    torch.testing.assert_close(trajectories.rewards[0, 1], -torch.tensor([0.04, 0.01, 0.0, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(trajectories.rewards[1, 0], -torch.tensor([0.16, 0.17, 0.2, 0.25, 0.32, 0.41]))
+    torch.testing.assert_close(trajectories.positions[1, 1, :, 0], torch.arange(6) / 10)
 
 
 def test_advantages_are_what_least_squares_leaves(navigation: ModuleType) -> None:
     settings = navigation.Navigation(tasks=3, trajectories=10, horizon=30)
     generator = torch.Generator().manual_seed(0)
     policy = navigation.Policy(generator)
-    goals = 0.1 * settings.draw_goals(3, generator)  # near: some paths end
-    paths = settings.walk(policy, navigation.copies(policy, 3), goals, generator)
-    result = navigation.advantages(paths, 0.9).view_as(paths.going)
-    assert paths.going.mean() < 1 and bool((result[paths.going == 0] == 0).all())
+    goals = 0.1 * settings.draw_goals(3, generator)  # near: some trajectories end
+    trajectories = settings.sample_trajectories(policy, navigation.parameter_copies(policy, 3), goals, generator)
+    result = navigation.advantages(trajectories, 0.9).view_as(trajectories.active)
+    assert trajectories.active.mean() < 1 and bool((result[trajectories.active == 0] == 0).all())
     for task in range(3):
         rows, targets, found = [], [], []
         for path in range(10):
-            for t in range(int(paths.going[task, path].sum())):
-                x, y = paths.positions[task, path, t].tolist()
+            for t in range(int(trajectories.active[task, path].sum())):
+                x, y = trajectories.positions[task, path, t].tolist()
                 rows.append([x, y, x * x, y * y, 1.0, t / 100, (t / 100) ** 2, (t / 100) ** 3])
-                rewards = paths.rewards[task, path, t:].tolist()
+                rewards = trajectories.rewards[task, path, t:].tolist()
                 targets.append(sum(0.9**k * reward for k, reward in enumerate(rewards)))
                 found.append(float(result[task, path, t]))
         ridge = np.vstack([rows, 1e-5**0.5 * np.eye(8)])
