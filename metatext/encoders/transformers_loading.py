@@ -15,7 +15,8 @@ from metatext.errors import InputError
 
 def default_device() -> torch.device:
     """The machine's accelerator, or its CPU."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    # A build for CUDA names its accelerator on machines without one too, unless it is asked to look.
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @contextmanager

@@ -168,7 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif name in self.hub.repos:
             self._json(409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"})
         else:
-            self.hub.repos[name] = Repo(private=asked.get("visibility") == "private")
+            private = asked.get("visibility") == "private" or asked.get("private") is True  # before huggingface_hub 2
+            self.hub.repos[name] = Repo(private=private)
             self._json(200, {"url": f"{self.hub.url}/{name}", "name": name, "id": name})
 
     def _write(self, name: str, action: str, body: bytes) -> None:
