@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,8 +39,6 @@ from metatext.learners.state import (
     restore_rates,
     write_state,
 )
-
-logger = logging.getLogger(__name__)
 
 
 class LabelledBatches(NamedTuple):
@@ -203,7 +200,7 @@ class Learner(nn.Module):
         """Returns the inner learning rates: for each inner step, one rate per tensor that the inner loop updates.
 
         Args:
-            steps: number of inner steps, by default that of the settings. Steps beyond it use the rates of its last.
+            steps: number of inner steps, by default that of the settings. Further steps use the rates of the last one.
             rows: ids of the word embeddings that the task updates (see `used_rows`); None if it updates all.
         """
         steps = self.settings.inner_steps if steps is None else steps

@@ -1,4 +1,4 @@
-"""The meta-gradient of an episode of texts, and the learner adapted to a support."""
+"""Meta-gradient of a learner on an episode of texts, and inner-loop adaptation to a support."""
 
 from __future__ import annotations
 
@@ -23,27 +23,38 @@ from metatext.learners.learner import Learner
 
 
 class EpisodeResult(NamedTuple):
-    """Query loss after adaptation (0-d), correct query predictions (0-d int64), gradients by parameter name."""
+    """Query performance after adaptation, and meta-gradient of an episode."""
 
     loss: Tensor
+    """Mean query loss in nats, 0-d."""
     correct: Tensor
+    """Number of correct query predictions, 0-d int64."""
     gradients: dict[str, Tensor]
+    """Meta-gradient by parameter name."""
 
 
 def meta_gradient(learner: Learner, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
-    """Query loss after adaptation, and its gradient with respect to the initialisation.
+    """Computes the query loss after adaptation and its gradient with respect to the initialisation.
 
-    Exact where the learner's `second_order_steps` equals its `inner_steps`; the learner is left as it was.
+    The gradient is exact if `second_order_steps` equals `inner_steps` in the settings of the learner. With fewer steps
+    it is truncated or first-order MAML.
+
+    Args:
+        learner: an initialisation. It is not changed.
+        episode: support set to adapt to, and query set for the loss.
 
     Returns:
-        The loss (0-d), and name -> gradient for all `learner.named_parameters()` that require one.
+        The mean query loss (0-d, nats), and name -> gradient for all `learner.named_parameters()` that require one.
     """
     result = run_episode(learner, episode)
     return result.loss, result.gradients
 
 
 def outer_loss(learner: Learner, episode: Episode, query_weights: Sequence[float] | None = None) -> Tensor:
-    """The query loss after adaptation (0-d, no graph): what `meta_gradient` differentiates (not Reptile's sum)."""
+    """Returns the query loss after adaptation, 0-d, without graph.
+
+    `meta_gradient` is its gradient, except with Reptile.
+    """
     return evaluate_episode(learner, episode, query_weights)[0]
 
 
@@ -54,20 +65,25 @@ def run_episode(
     query_weights: Sequence[float] | None = None,
     second_order_steps: int | None = None,
 ) -> EpisodeResult:
-    """The meta-gradient of an episode of texts, by the learner's algorithm.
+    """Computes the meta-gradient of an episode with the algorithm of the learner.
 
     Args:
-        learner: left as it was.
-        episode: Reptile, which knows no query set, takes its query texts for support too.
-        query_weights: see `sweep`.
-        second_order_steps: in place of the learner's own.
+        learner: an initialisation. It is not changed.
+        episode: a support and a query set. Reptile has no query loss, so it adapts to the texts of both.
+        query_weights: weight of the query loss after each inner step; by default all weight is on the last (maml only,
+            see `core.maml.sweep`).
+        second_order_steps: replaces the value in the settings of the learner.
+
+    Raises:
+        ValueError: the number of `query_weights` differs from that of the inner steps.
     """
     settings, support = learner.settings, episode.support
     if settings.algorithm == "reptile":
         support = Examples(support.texts + episode.query.texts, support.labels + episode.query.labels)
     order = settings.second_order_steps if second_order_steps is None else second_order_steps
-    with closing(EpisodeTask(learner, support, episode.classes, episode.query, order=order)) as binding:
-        task, rates, adam = binding.task, learner.rates(rows=binding.moved_rows), settings.inner_optimizer == "adam"
+    with closing(EpisodeTask(learner, support, episode.classes, episode.query, None, order)) as episode_task:
+        task, rates = episode_task.task, learner.rates(rows=episode_task.updated_rows)
+        adam = settings.inner_optimizer == "adam"
         if settings.algorithm == "reptile":
             swept = reptile_gradient(task, rates, adam=adam)
         elif settings.algorithm == "imaml":
@@ -83,11 +99,12 @@ def run_episode(
                 rate_gradients=settings.rates_learned,
                 adam=adam,
             )
-        correct = torch.stack(binding.hits[: len(task.query)]).sum()  # at theta_K, which comes first
-        gradients = binding.pull_back(swept.gradients)
+        correct = torch.stack(episode_task.correct[: len(task.query)]).sum()  # those at theta_K come first
+        gradients = episode_task.pull_back(swept.gradients)
         if settings.rates_learned:
-            logs, slopes = learner.log_inner_lr, swept.rate_gradients
-            gradients["log_inner_lr"] = learner.inner_rates.gradient(logs, slopes, binding.moved_rows)
+            gradients["log_inner_lr"] = learner.inner_rates.gradient(
+                learner.log_inner_lr, swept.rate_gradients, episode_task.updated_rows
+            )
     return EpisodeResult(swept.loss, correct, gradients)
 
 
@@ -95,34 +112,44 @@ def run_episode(
 def evaluate_episode(
     learner: Learner, episode: Episode, query_weights: Sequence[float] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Query loss after adaptation (0-d) and correct query predictions (0-d int64)."""
+    """Adapts to the support and evaluates on the query set, without a meta-gradient.
+
+    Args:
+        learner: an initialisation. It is not changed.
+        episode: a support and a query set.
+        query_weights: weight of the query loss after each inner step; by default all weight is on the last.
+
+    Returns:
+        The mean query loss (0-d, nats; the weighted sum with `query_weights`), and the number of correct query
+        predictions after the last step that has a weight (0-d int64).
+    """
     loss = learner.log_inner_lr.new_zeros(())
     with (
-        closing(EpisodeTask(learner, episode.support, episode.classes, episode.query)) as binding,
-        in_scratch_memory(binding.task.moving) as home,
+        closing(EpisodeTask(learner, episode.support, episode.classes, episode.query)) as episode_task,
+        in_scratch_memory(episode_task.task.moving) as theta_0,
     ):
-        steps = _inner_loop_of(learner, binding, home)
+        steps = _inner_loop_of(learner, episode_task, theta_0)
         for weight, _ in zip(query_weights or [], steps, strict=query_weights is not None):
             if weight:
-                binding.hits.clear()
-                loss += weight * sum(part() for part in binding.task.query)
+                episode_task.correct.clear()
+                loss += weight * sum(part() for part in episode_task.task.query)
         if query_weights is None:
             deque(steps, maxlen=0)
-            loss += sum(part() for part in binding.task.query)
-        return loss, torch.stack(binding.hits).sum()
+            loss += sum(part() for part in episode_task.task.query)
+        return loss, torch.stack(episode_task.correct).sum()
 
 
 def _inner_loop_of(
-    learner: Learner, binding: EpisodeTask, home: list[Tensor], steps: int | None = None
+    learner: Learner, episode_task: EpisodeTask, theta_0: list[Tensor], steps: int | None = None
 ) -> Iterator[Step]:
-    """The learner's inner loop."""
+    """Returns the inner loop with the settings of the learner; `theta_0` holds the initial values for iMAML."""
     settings = learner.settings
     return inner_loop(
-        binding.task,
-        learner.rates(steps, binding.moved_rows),
+        episode_task.task,
+        learner.rates(steps, episode_task.updated_rows),
         adam=settings.inner_optimizer == "adam",
         proximal=settings.proximal,
-        home=home if settings.algorithm == "imaml" else None,
+        home=theta_0 if settings.algorithm == "imaml" else None,
     )
 
 
@@ -134,21 +161,24 @@ def adapted(
     steps: int | None = None,
     layer: LinearLayer | None = None,
 ) -> Iterator[LinearLayer]:
-    """Within the block the learner's encoder is adapted to `support`; yields the task's linear layer, valid in it only.
+    """Adapts the encoder to a support with the inner loop within the block, and yields the adapted linear layer.
 
     Args:
-        learner: put back to its initialisation when the block ends, also by an exception.
+        learner: an initialisation. It is restored when the block ends, also after an exception.
         support: labelled texts, any number per class.
         classes: names of the classes that the labels index.
-        steps: inner steps, by default the learner's own; further steps use the last step's rates. 0 only builds the
-            head.
-        layer: where the task's linear layer starts; by default as the learner's head says.
+        steps: number of inner steps, by default that of the settings. Further steps use the rates of the last one. With
+            0 steps the layer is the initial one.
+        layer: initial linear layer; by default the head makes it.
+
+    Yields:
+        The linear layer of the task. It is valid only within the block.
     """
     with (
-        closing(EpisodeTask(learner, support, classes, layer=layer)) as binding,
-        in_scratch_memory(binding.task.moving) as home,
+        closing(EpisodeTask(learner, support, classes, layer=layer)) as episode_task,
+        in_scratch_memory(episode_task.task.moving) as theta_0,
     ):
         with torch.no_grad():
-            deque(_inner_loop_of(learner, binding, home, steps), maxlen=0)
-        with binding.table_in_place():
-            yield LinearLayer(binding.layer.weight.detach(), binding.layer.bias.detach())
+            deque(_inner_loop_of(learner, episode_task, theta_0, steps), maxlen=0)
+        with episode_task.table_in_place():
+            yield LinearLayer(episode_task.layer.weight.detach(), episode_task.layer.bias.detach())

@@ -317,8 +317,8 @@ def test_an_episode_may_have_another_order_than_its_learner(
 def test_the_graph_below_the_scope_is_kept_only_for_a_meta_gradient(make: MakeLearner, episode: Episode) -> None:
     learner = make(scope="top:1", second_order_steps=3, kept_graphs=3)
     for order, kept in ((3, True), (0, False), (None, False)):
-        with closing(EpisodeTask(learner, episode.support, episode.classes, episode.query, order=order)) as binding:
-            assert bool(binding.lower) == kept
+        with closing(EpisodeTask(learner, episode.support, episode.classes, episode.query, None, order)) as task:
+            assert bool(task.below_outputs) == kept
 
 
 def test_query_weights_of_a_wrong_length_are_refused(make: MakeLearner, episode: Episode) -> None:
