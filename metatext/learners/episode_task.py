@@ -219,10 +219,10 @@ class EpisodeTask:
 
     def _with_row_numbers(self, *sets: LabelledBatches) -> Iterator[LabelledBatches]:
         """Replaces the token ids by row numbers in the copied word embeddings of the task."""
-        number = torch.zeros(len(self.learner.table), dtype=torch.long, device=self.rows.device)
-        number[self.rows] = torch.arange(len(self.rows), device=self.rows.device)
+        row_of = torch.zeros(len(self.learner.table), dtype=torch.long, device=self.rows.device)
+        row_of[self.rows] = torch.arange(len(self.rows), device=self.rows.device)
         for examples in sets:
-            pairs = [(batch._replace(input_ids=number[batch.input_ids]), labels) for batch, labels in examples.batches]
+            pairs = [(batch._replace(input_ids=row_of[batch.input_ids]), labels) for batch, labels in examples.batches]
             yield LabelledBatches(pairs, examples.size)
 
     def _pull_back_layer(self, v_weight: Tensor | None, v_bias: Tensor | None) -> dict[str, Tensor]:
