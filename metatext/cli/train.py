@@ -58,7 +58,7 @@ class Train(Job):
         from accelerate import PartialState
 
         from metatext.training.meta_training import train
-        from metatext.training.source_note import write_source_note
+        from metatext.training.source_list import write_source_list
 
         if not self.config.output:
             raise InputError("name a folder for the run: --output runs/name")
@@ -66,7 +66,7 @@ class Train(Job):
         summary = train(domains, self.encoder, self.learner, self.episodes, self.config, target_texts=texts)
         if not PartialState().is_main_process:
             return
-        write_source_note(Path(self.config.output), self.source, self.table)
+        write_source_list(Path(self.config.output), self.source, self.table)
         chosen = summary["validation"] and not self.config.adversarial
         found = f", best validation accuracy {summary['best_accuracy']:.3f}" if chosen else ""
         print(f"{self.config.output}: {summary['step']} meta-steps in {summary['seconds']:.0f} s{found}")

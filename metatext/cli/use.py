@@ -171,7 +171,7 @@ class Evaluate:
     def run(self) -> None:
         """Runs the command; all input is read before anything is written."""
         from metatext.evaluation.evaluate import evaluate, evaluation_files
-        from metatext.training.source_note import read_noted_sources
+        from metatext.training.source_list import read_listed_sources
 
         files = evaluation_files(Path(self.output), self.settings.plot)
         for file in files:
@@ -182,7 +182,7 @@ class Evaluate:
         test = read_domain(self.settings.test, self.table) if self.settings.test else None
         sources = read_domains(self.source, self.table)
         if not sources and {"source", "joint"} & set(self.settings.methods):
-            sources = read_noted_sources(self.runs[0])
+            sources = read_listed_sources(self.runs[0])
         result = evaluate(
             list(self.runs), target, sources, self.settings, test, Path(self.output), progress=self.progress
         )

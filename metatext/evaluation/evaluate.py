@@ -21,12 +21,12 @@ from metatext.data.fingerprints import fingerprint
 from metatext.encoders.transformers_loading import default_device
 from metatext.errors import InputError, quote_list
 from metatext.evaluation.joint_training import load_or_train_joint
-from metatext.evaluation.judging import run_methods
 from metatext.evaluation.methods import METHODS, make_methods
 from metatext.evaluation.plot import plot_accuracy, pyplot
 from metatext.evaluation.records import Record
 from metatext.evaluation.report import class_tables, compare, differences, is_row_of, summarise, summary_table
 from metatext.evaluation.resume_key import fingerprint_of_weights, reading_settings, resume_log
+from metatext.evaluation.scoring import run_methods
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import Draw, make_draws, official_draws, unlabelled_texts
 from metatext.files import write_json, write_text

@@ -19,8 +19,8 @@ from metatext.errors import InputError
 from metatext.evaluation import baselines
 from metatext.evaluation.baselines import FrozenEncoder
 from metatext.evaluation.joint_training import source_classifier
-from metatext.evaluation.judging import Answer, Method, timed
 from metatext.evaluation.report import UNLABELLED
+from metatext.evaluation.scoring import Answer, Method, timed
 from metatext.evaluation.setfit import setfit
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import unlabelled_texts

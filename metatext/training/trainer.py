@@ -37,10 +37,10 @@ from metatext.training.checkpoints import (
     save_checkpoint,
     step_folder,
 )
+from metatext.training.initial_head_scale import calibrate_scale
 from metatext.training.loss_scale import FIRST_LOSS_SCALE, all_finite, count_bad_episodes
-from metatext.training.optimizer import parameter_groups
+from metatext.training.outer_optimizer import parameter_groups
 from metatext.training.run_folder import TRACKER_RUN, check_output, finish_run, set_aside
-from metatext.training.scale_calibration import calibrate_scale
 from metatext.training.schedules import learning_rate, multi_step_weights
 from metatext.training.settings import TrainConfig, check_method
 

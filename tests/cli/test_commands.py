@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from metatext import __version__
 from metatext.cli.main import main
-from metatext.training.source_note import read_noted_sources
+from metatext.training.source_list import read_listed_sources
 
 pytestmark = pytest.mark.slow
 
@@ -211,7 +211,7 @@ def test_a_column_parts_the_sources_also_when_they_are_read_again(
     main(words("train", *options, "--output", tmp_path / "run"))
     metadata = json.loads((tmp_path / "run" / "metatext.json").read_text(encoding="utf-8"))
     assert metadata["sources"] == ["shops/x", "shops/y"]
-    assert [domain.name for domain in read_noted_sources(str(tmp_path / "run"))] == ["shops/x", "shops/y"]
+    assert [domain.name for domain in read_listed_sources(str(tmp_path / "run"))] == ["shops/x", "shops/y"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -30,12 +30,12 @@ from metatext.evaluation.baselines import (
 )
 from metatext.evaluation.evaluate import evaluate, evaluation_files
 from metatext.evaluation.joint_training import joint_training, source_classifier
-from metatext.evaluation.judging import Answer, run_methods, timed
 from metatext.evaluation.methods import METHODS, Adaptation, make_methods
 from metatext.evaluation.report import summary_table
+from metatext.evaluation.scoring import Answer, run_methods, timed
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import make_draws, official_draws
-from metatext.training.source_note import read_noted_sources
+from metatext.training.source_list import read_listed_sources
 
 
 # ---------------------------------------------------------------- draws
@@ -494,4 +494,4 @@ def test_a_figure_is_drawn_where_it_is_asked_for(run: str, tmp_path: Path) -> No
 
 def test_a_run_without_a_note_of_its_sources_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not say what it was trained on: name the files, --source"):
-        read_noted_sources(str(tmp_path))
+        read_listed_sources(str(tmp_path))

@@ -27,8 +27,8 @@ from metatext.learners.meta_gradient import EpisodeResult, evaluate_episode, out
 from metatext.learners.settings import LearnerSettings
 from metatext.training import loss_scale, meta_training, trainer
 from metatext.training.checkpoints import RunState
+from metatext.training.initial_head_scale import calibrate_scale
 from metatext.training.run_folder import check_output
-from metatext.training.scale_calibration import calibrate_scale
 from metatext.training.schedules import learning_rate
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # sums in the same order, run after run

@@ -14,28 +14,28 @@ from metatext.errors import InputError
 from metatext.files import absolute, write_json
 from metatext.hub.model_folder import read_metadata
 
-_NOTE = "sources.json"
+_FILE = "sources.json"
 
 
-def write_source_note(run: Path, paths: Sequence[str], table: Table) -> None:
+def write_source_list(run: Path, paths: Sequence[str], table: Table) -> None:
     """Notes the source files of a run, and how they were read."""
-    write_json(run / _NOTE, [{"path": absolute(path)} | dataclasses.asdict(table) for path in paths])
+    write_json(run / _FILE, [{"path": absolute(path)} | dataclasses.asdict(table) for path in paths])
 
 
-def read_noted_sources(run: str) -> list[Domain]:
+def read_listed_sources(run: str) -> list[Domain]:
     """The source domains that a run was trained on.
 
     Raises:
-        InputError: the folder holds a classifier, or has no note.
+        InputError: the folder holds a classifier, or has no list of sources.
         FileNotFoundError: a source file is gone.
     """
     if read_metadata(Path(run)).get("kind") == "classifier":
         raise InputError(f"{run} holds a classifier, but what is needed is a learner, which metatext train writes")
-    note = Path(run) / _NOTE
-    if not note.exists():
+    path = Path(run) / _FILE
+    if not path.exists():
         raise InputError(f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl")
     domains = list[Domain]()
-    for entry in json.loads(note.read_text(encoding="utf-8")):
-        place = entry.pop("path")
-        domains += read_domains([place], Table(**entry | {"clean": tuple(entry["clean"])}))
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        source = entry.pop("path")
+        domains += read_domains([source], Table(**entry | {"clean": tuple(entry["clean"])}))
     return domains
