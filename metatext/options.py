@@ -43,7 +43,10 @@ def check_positive(settings: Any, *names: str) -> None:
             raise InputError(f"{name} must be above 0, got {getattr(settings, name)}")
 
 
-LEGACY_DEFAULTS = {"names": False, "setfit_steps": None, "fine_tune_epochs": 0.0}
+LEGACY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "TrainConfig": {"names": False},
+    "EvaluateSettings": {"setfit_steps": None, "fine_tune_epochs": 0.0},
+}
 """Values implied by saved files that predate an option, for options whose default is another value."""
 
 
@@ -57,5 +60,7 @@ def defaults_of(*kinds: type) -> dict[str, Any]:
         Option name -> value in JSON form (tuples become lists): the one in `LEGACY_DEFAULTS`, else the field's
         default.
     """
-    found = {k: v for kind in kinds for k, v in json.loads(json.dumps(dataclasses.asdict(kind()))).items()}
-    return found | {name: value for name, value in LEGACY_DEFAULTS.items() if name in found}
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        found |= json.loads(json.dumps(dataclasses.asdict(kind()))) | LEGACY_DEFAULTS.get(kind.__name__, {})
+    return found

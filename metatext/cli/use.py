@@ -34,6 +34,8 @@ class Adapt:
     """Number of inner steps.
     The default for a prototype head is none: its start is chosen from your texts.
     The default for a learned (linear) head is the number in meta-training."""
+    names: bool = True
+    """Use class names, and what the learner knows of source classes with the same name."""
     class_names: tuple[str, ...] = ()
     """What the labels mean, written label=name.
     A name is a word or a short description in the language of the texts. By default the labels are the names."""
@@ -60,7 +62,11 @@ class Adapt:
         if self.table.by:
             raise InputError("--by parts source files into domains, but a file to adapt to is one: leave it out")
         class_names = parse_class_names(self.class_names) or None
+        if class_names and not self.names:
+            raise InputError("--no-names and --class-names contradict each other: choose one")
         domain = read_domain(self.file, self.table)
+        if not self.names:
+            class_names = dict.fromkeys(domain.classes, "")
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
         unlabelled = read_unlabelled(self.unlabelled, self.table)

@@ -15,6 +15,8 @@ from metatext.errors import InputError, suggest
 def parse_class_names(pairs: Sequence[str], option: str = "class_names") -> dict[str, str]:
     """Parses the words of `--class-names`, or of another `option` of the same form, each written label=name.
 
+    An empty name (`label=`) says that a label has no meaning. Only `class_names` may have one.
+
     Args:
         pairs: the words.
         option: the name of the option, for the error message.
@@ -23,16 +25,16 @@ def parse_class_names(pairs: Sequence[str], option: str = "class_names") -> dict
         Label -> name.
 
     Raises:
-        InputError: a word lacks the "=", the label or the name, or a label has two names.
+        InputError: a word lacks the "=", the label or (in another option) the name, or a label has two names.
 
     Example:
-        >>> parse_class_names(["sports=体育", "tech=科技"])
-        {'sports': '体育', 'tech': '科技'}
+        >>> parse_class_names(["sports=体育", "tech=科技", "other="])
+        {'sports': '体育', 'tech': '科技', 'other': ''}
     """
     names: dict[str, str] = {}
     for pair in pairs:
-        label, _, name = pair.partition("=")
-        if not label or not name:
+        label, equals, name = pair.partition("=")
+        if not label or not equals or (not name and option != "class_names"):
             raise InputError(f"{option} must be label=name, such as sports=体育, got {pair!r}")
         if label in names:
             raise InputError(f"{option} gives label {label!r} two names, {names[label]!r} and {name!r}")

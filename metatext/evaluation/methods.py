@@ -151,7 +151,8 @@ def make_methods(
     }
     methods = {METHODS[key]: makers[key]() for key in METHODS if key in settings.methods and key in makers}
     for name, learner in learners.items():
-        adaptation = Adaptation(learner, parse_class_names(settings.class_names))
+        no_names = dict.fromkeys(target.classes, "")
+        adaptation = Adaptation(learner, parse_class_names(settings.class_names) if settings.names else no_names)
         if "maml" in settings.methods:
             methods[name] = adaptation()
         if "unlabelled" in settings.methods and isinstance(learner.head, PrototypeHead):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metatext.data.class_names import parse_class_names
+from metatext.errors import InputError
 from metatext.options import check_at_least, check_finite, check_positive
 
 
@@ -36,6 +37,8 @@ class EvaluateSettings:
     ] = ("majority", "tfidf", "centroid", "frozen", "finetune", "probe", "source", "joint", "maml")
     """Rows of the table. Default: all but setfit (minutes per fit on a CPU), unlabelled (the learners with unlabelled
     texts of the target) and ablations (the learners with one part of adaptation changed)."""
+    names: bool = True
+    """Let the given learners use class names, and what they know of source classes with the same name."""
     class_names: tuple[str, ...] = ()
     """Names of labels in the language of the texts, as label=name. The given learners use them, as in adapt."""
     test: str | None = None
@@ -66,7 +69,8 @@ class EvaluateSettings:
     """Also plot accuracy against shots, in an SVG file beside the output. Needs metatext[plot]."""
 
     def __post_init__(self) -> None:
-        parse_class_names(self.class_names)
+        if parse_class_names(self.class_names) and not self.names:
+            raise InputError("names=False and class_names contradict each other: choose one")
         check_at_least(self, 0, "draw_seed")
         check_at_least(self, 1, "test_size", "fine_tune_steps", "setfit_steps")
         check_at_least(self, 0, "fine_tune_epochs")

@@ -563,11 +563,13 @@ def test_a_blend_needs_the_pretrained_weights(learner: Learner) -> None:
 
 
 def test_names_on_the_command_line_are_pairs() -> None:
-    assert parse_class_names(["sports=体育", "a=b=c"]) == {"sports": "体育", "a": "b=c"}
+    assert parse_class_names(["sports=体育", "a=b=c", "c="]) == {"sports": "体育", "a": "b=c", "c": ""}
     with pytest.raises(InputError, match="class_names must be label=name, such as sports=体育, got 'sports'"):
         EvaluateSettings(class_names=("sports",))
-    with pytest.raises(InputError, match=r"class_names must be label=name, .* got 'sports='"):
-        EvaluateSettings(class_names=("sports=",))
+    with pytest.raises(InputError, match=r"target_labels must be label=name, .* got 'sports='"):
+        parse_class_names(["sports="], "target_labels")
+    with pytest.raises(InputError, match="names=False and class_names contradict each other"):
+        EvaluateSettings(names=False, class_names=("sports=体育",))
     with pytest.raises(InputError, match="class_names gives label 'a' two names, 'x' and 'y'"):
         EvaluateSettings(class_names=("a=x", "a=y"))
 

@@ -202,6 +202,24 @@ def test_adapt_takes_texts_without_labels_and_passes_over_those_with(
     assert "row 2" in refused(*adapt, "--overwrite", "--unlabelled", write_jsonl(more, [{"text": "a"}, {"text": " "}]))
 
 
+def test_names_can_be_switched_off(
+    run: Path, folder: Path, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapt = ("adapt", run, folder / "target.jsonl", "--output", tmp_path / "model")
+    labels = sorted({row["label"] for row in read_jsonl(folder / "target.jsonl")})
+
+    def weight(*options: str) -> float:
+        main(words(*adapt, *options, "--overwrite"))
+        metadata = json.loads((tmp_path / "model" / "metatext.json").read_text(encoding="utf-8"))
+        return float(metadata["start"]["names_weight"])
+
+    assert weight() > 0  # the sources have these classes
+    assert weight("--no-names") == 0
+    assert weight("--class-names", *(f"{label}=" for label in labels)) == 0
+    sentence = refused(*adapt, "--no-names", "--class-names", f"{labels[0]}=x", "--overwrite")
+    assert "--no-names and --class-names contradict each other" in sentence
+
+
 def test_a_column_parts_the_sources_also_when_they_are_read_again(
     folder: Path, tiny_bert: Path, tmp_path: Path
 ) -> None:

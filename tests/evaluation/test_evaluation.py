@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from metatext import Domain, FewShotClassifier, InputError, Learner
 from metatext.adaptation.fine_tuning import fine_tuned
+from metatext.adaptation.start_selection import choose_start
 from metatext.evaluation import baselines
 from metatext.evaluation.baselines import (
     FrozenEncoder,
@@ -358,6 +359,24 @@ def test_a_linear_head_keeps_the_rows_of_known_classes(joint: Learner) -> None:
     assert torch.equal(model.head.bias[2], joint.head.bias[joint.head.classes.index("car")])
     assert not model.head.weight[1].any() and not model.head.bias[1]
     assert model.settings.classes == ("food", "music", "car") and joint.head.classes == sorted(TOPICS)
+
+
+def test_an_evaluation_without_names_gives_the_learners_none(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, seen = make_domain(2), []
+
+    def spy(learner: Any, support: Any, classes: Any, names: list[str], *rest: Any, **how: Any) -> Any:
+        seen.append(dict(zip(classes, names, strict=True)))
+        return choose_start(learner, support, classes, names, *rest, **how)
+
+    monkeypatch.setattr("metatext.evaluation.methods.choose_start", spy)
+    learner = Learner.from_pretrained(tiny_bert, inner_steps=0)
+    draw = make_draws(target, [2], 2)[0]
+    for names in (True, False):
+        settings = EvaluateSettings(methods=("maml",), names=names)
+        make_methods(settings, target, pytest.fail, pytest.fail, {"x": learner})["x"](
+            [text for text, _ in draw.support], [label for _, label in draw.support], [draw.test[0][0]]
+        )
+    assert list(seen[0].values()) == target.classes and set(seen[1].values()) == {""}
 
 
 def test_maml_answers_what_its_classifier_predicts(tiny_bert: Path) -> None:
