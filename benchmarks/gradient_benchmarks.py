@@ -1,4 +1,4 @@
-"""How fast and how large the ways to a meta-gradient are, how close to the machine's limit, and how exact."""
+"""Benchmarks of meta-gradients: sections speed, memory, limit and precision."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured_methods import INNER_LR, SHAPES, Floor, Ours, in_batches, make_episode, make_learner, scopes, variants
+from measured_methods import (
+    INNER_LR,
+    SHAPES,
+    Floor,
+    Metatext,
+    batched_variants,
+    make_episode,
+    make_learner,
+    scope_variants,
+    variants,
+)
 from peer_libraries import PEERS, double_backward, make_peers
-from timing import Gradients, Method, Options, Row, Tables, cosine, relative, rounds, rows, timed, worker
+from timing import Gradients, Method, Options, Row, Tables, cosine, relative_distance, rounds, rows, run_worker, timed
 
-from metatext import Domain, EpisodeSampler, Learner
+from metatext import Domain, Episode, EpisodeSampler, Learner
 from metatext.learners.meta_gradient import run_episode
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
-# ------------------------------------------------------------------------------------------- A: speed
-SPEED = {  # length, inner steps, what is measured beside the floor
+SPEED = {  # shape -> (tokens per text, inner steps, "all" methods or smaller "scopes")
     "tiny": [
         (64, 1, "all"), (64, 5, "all"), (64, 5, "scopes"), (64, 10, "all"), (64, 20, "all"), (64, 20, "scopes"),
         (32, 5, "all"),
@@ -31,41 +40,49 @@ SPEED = {  # length, inner steps, what is measured beside the floor
 
 
 def speed(name: str, options: Options) -> Tables:
-    """All ways to a meta-gradient, in rounds; the gradients are compared first."""
+    """Times all methods of an encoder's shape in rounds.
+
+    Raises:
+        AssertionError: two meta-gradients that must agree do not. They are compared before the timing.
+    """
     shape, tables = SHAPES[name], Tables()
     for length, steps, what in SPEED[name]:
         episode = make_episode(shape.vocabulary, length)
         base = make_learner(shape, inner_steps=steps)
-        settings = variants(steps) if what == "all" else scopes(shape, steps)
-        methods: dict[str, Method] = {"floor": Floor(base, steps)}
-        methods |= {row: Ours(shape, **values) for row, values in settings.items()}
+        settings = variants(steps) if what == "all" else scope_variants(shape, steps)
+        methods: dict[str, Floor | Metatext] = {"floor": Floor(base, steps)}
+        methods |= {row: Metatext(shape, **values) for row, values in settings.items()}
         peers, missing = make_peers(base, steps) if what == "all" else ({}, {})
         methods |= peers
-        where = f"{shape.title}, {length} tokens, {steps} inner step{'s' * (steps > 1)}"
-        where += ", smaller scopes" * (what == "scopes")
-        # Many steps with random weights make much of float32's rounding: 8e-3 after 20, where float64 has 1e-11.
+        caption = f"{shape.title}, {length} tokens, {steps} inner step{'s' * (steps > 1)}"
+        caption += ", smaller scopes" * (what == "scopes")
+        # With random weights, rounding errors grow with the inner steps: 8e-3 in float32 and 1e-11 in float64 after 20.
         dtype = torch.float64 if what == "scopes" else torch.float32
         agreement = _agreement(methods, make_episode(shape.vocabulary, 8), dtype)
         table = rows(rounds(methods, [episode], options.repeats, options.seconds))
         for row in table:
             row["agreement"] = agreement.get(row["method"], "")
             row["moves"] = _share_moved(methods[row["method"]])
-        tables[where] = table + [{"method": row, "agreement": reason} for row, reason in missing.items()]
+        tables[caption] = table + [{"method": row, "agreement": reason} for row, reason in missing.items()]
         del methods, peers
         gc.collect()
     return tables
 
 
 def _share_moved(method: Method) -> str:
-    """How much of the encoder, adapters included, the inner loop moves: a task's own state."""
-    if not isinstance(method, Ours):
+    """Returns the share of the encoder's parameters, adapters included, that the inner loop moves, as text."""
+    if not isinstance(method, Metatext):
         return ""
     sizes = {name: p.numel() for name, p in method.learner.encoder.named_parameters()}
     return f"{sum(sizes[name] for name in method.learner.inner_names) / sum(sizes.values()):.2%}"
 
 
-def _agreement(methods: dict[str, Method], episode: Any, dtype: torch.dtype) -> dict[str, float]:
-    """Relative difference of each method's meta-gradient from its reference; raises where it is too large."""
+def _agreement(methods: dict[str, Floor | Metatext], episode: Episode, dtype: torch.dtype) -> dict[str, float]:
+    """Returns the relative distance of each method's meta-gradient from that of its reference method.
+
+    Raises:
+        AssertionError: a distance is larger than its limit.
+    """
     first, second = "floor", "full MAML, graphs kept"
     gradients: dict[str, Gradients] = {}
     found: dict[str, float] = {}
@@ -87,42 +104,40 @@ def _agreement(methods: dict[str, Method], episode: Any, dtype: torch.dtype) -> 
             reference = second if is_second else first
             limit = math.inf if "difference" in name else 1e-4
         if reference in gradients and reference != name:
-            found[name] = relative(gradients[name], gradients[reference])
+            found[name] = relative_distance(gradients[name], gradients[reference])
             if not found[name] <= limit:
                 raise AssertionError(f"{name} is {found[name]:.1e} away from {reference}, more than {limit:.0e}")
         if name.endswith("cached"):
             del gradients[name], gradients[plain]
     if second in gradients:
-        found[second] = relative(gradients[second], gradients[first])
+        found[second] = relative_distance(gradients[second], gradients[first])
     return found
 
 
-# ------------------------------------------------------------------------------------------- B: memory
-MEMORY = {"tiny": (64, (1, 5, 20)), "minilm": (32, (5, 20)), "base": (32, (1,))}
-# A mapping of its own for every tensor but small ones, so that holes in the heap are not counted.
-STEADY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-HEAVY = ("functional_call, unrolled", "full MAML, graphs kept")
+MEMORY = {"tiny": (64, (1, 5, 20)), "minilm": (32, (5, 20)), "base": (32, (1,))}  # tokens per text, inner steps
+# With these settings, each larger tensor gets a memory mapping of its own, so that free gaps in the heap do not count.
+MALLOC_SETTINGS = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+KEPT_GRAPH_METHODS = ("functional_call, unrolled", "full MAML, graphs kept")
 
 
 def memory(name: str, options: Options) -> Tables:
-    """Peak resident memory over the model's own, a fresh process each."""
+    """Measures the peak memory of each method and number of inner steps, each in a fresh process."""
     length, all_steps = MEMORY[name]
-    names = ["floor", "first order", *HEAVY, *list(variants(1))[4:], *in_batches(1)]
+    names = ["floor", "first order", *KEPT_GRAPH_METHODS, *list(variants(1))[4:], *batched_variants(1)]
     table: list[Row] = []
     for method in names:
         row: Row = {"method": method}
         for steps in all_steps:
-            # At 20 steps of a larger encoder what the graphs take and how long all take is known from 5.
+            # For larger encoders, 20 steps are left out where 5 steps already show the memory of the graphs.
             left_out = steps > 5 and name != "tiny" and method not in ("first order", "full MAML, recomputed")
-            row[f"MB, K = {steps}"] = (
-                None if left_out else worker("memory", name, method, length, steps, environment=STEADY)["MB"]
-            )
+            words = ("memory", name, method, length, steps)
+            row[f"MB, K = {steps}"] = None if left_out else run_worker(*words, environment=MALLOC_SETTINGS)["MB"]
         table.append(row)
     return {f"{SHAPES[name].title}, {length} tokens": table}
 
 
-def memory_cell(name: str, method: str, length: int, steps: int) -> Row:
-    """In its own process: the peak of one episode over what is resident before it."""
+def measure_memory(name: str, method: str, length: int, steps: int) -> Row:
+    """Returns the peak resident memory of one episode over that before it, in MB; needs a fresh process."""
     import psutil
 
     length, steps = int(length), int(steps)
@@ -133,23 +148,22 @@ def memory_cell(name: str, method: str, length: int, steps: int) -> Row:
         made = Floor(base, steps) if method == "floor" else PEERS[method][0](base, steps, PEERS[method][1])
         del base
     else:
-        made = Ours(shape, **(variants(steps) | in_batches(steps))[method])
+        made = Metatext(shape, **(variants(steps) | batched_variants(steps))[method])
     made.prepare(make_episode(shape.vocabulary, 8))
-    made.run()  # loads what is loaded at first use
+    made.run()  # the first run loads libraries
     made.restore()
     made.prepare(make_episode(shape.vocabulary, length))
     gc.collect()
     before = psutil.Process().memory_info().rss
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, see proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, see proc(5)
     made.run()
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would be that of the parent, from before it became this
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would include the peak of the parent before exec
     peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
     return {"MB": (peak - before) / 2**20}
 
 
-# ------------------------------------------------------------------------------------------- F: the machine's limit
 def limit(name: str, options: Options) -> Tables:
-    """The share of the machine's matmul rate that first-order MAML and plain fine-tuning reach."""
+    """Measures the share of the machine's matrix-product rate that first-order MAML and fine-tuning reach."""
     from torch.utils.flop_counter import FlopCounterMode
 
     shape, length, steps = SHAPES[name], 64, {"tiny": 5, "minilm": 1}[name]
@@ -164,12 +178,13 @@ def limit(name: str, options: Options) -> Tables:
     episode = make_episode(shape.vocabulary, length)
     methods: dict[str, Method] = {
         "plain fine-tuning, SGD, batches of 25": _FineTuning(make_learner(shape), steps + 1),
-        "first order": Ours(shape, inner_steps=steps),
+        "first order": Metatext(shape, inner_steps=steps),
     }
     flops = {}
     for name, method in methods.items():
         method.prepare(episode)
-        with double_backward(), FlopCounterMode(display=False) as counter:  # it does not count fused attention on a CPU
+        # FlopCounterMode does not count fused attention on a CPU.
+        with double_backward(), FlopCounterMode(display=False) as counter:
             method.run()
         flops[name] = counter.get_total_flops()
         method.restore()
@@ -184,12 +199,13 @@ def limit(name: str, options: Options) -> Tables:
 
 
 def _products(a: torch.Tensor, b: torch.Tensor, repeats: int) -> None:
+    """Computes a @ b several times."""
     for _ in range(repeats):
         a @ b
 
 
 class _FineTuning(Floor):
-    """As many passes as an episode has, each with an update: what ordinary training would do with the time."""
+    """Plain fine-tuning with as many passes as an episode of MAML has, each followed by an update."""
 
     def run(self) -> Gradients:
         optimizer = torch.optim.SGD(self.parameters, lr=INNER_LR)
@@ -200,24 +216,23 @@ class _FineTuning(Floor):
         return {}
 
 
-# ------------------------------------------------------------------------------------------- G: precision
 def precision(name: str, options: Options) -> Tables:
-    """How far the meta-gradients of bfloat16 and of differences are from exact ones in float32.
+    """Compares meta-gradients in bfloat16, and those of finite differences, with exact ones in float32.
 
-    In place of the tiny shape, whose random weights would say little, stands the trained encoder in data/.
+    The trained encoder in data/ replaces the tiny shape, whose random weights are not typical.
     """
     trained = name == "tiny"
     domain = Domain.from_file(DATA / "news.jsonl")
-    shown = "data/encoder (3 x 256, trained)" if trained else f"{SHAPES[name].title}, random"
+    encoder = "data/encoder (3 x 256, trained)" if trained else f"{SHAPES[name].title}, random"
     episode = EpisodeSampler([domain], queries=5)[0] if trained else make_episode(SHAPES[name].vocabulary, 32)
     cases = [("linear", 5, 0.01), ("prototype", 5, 0.01)]
     cases += [("linear", 1, 0.01), ("prototype", 1, 0.01), ("prototype", 5, 0.1)] if trained else []
     differences: list[Row] = []
-    bf16: list[Row] = []
+    bfloat16: list[Row] = []
     for head, steps, rate in cases:
         row: Row = {"head": head, "K": steps, "inner rate": rate}
         exact: dict[str, Gradients] = {}
-        halves: dict[str, float] = {}
+        cosines: dict[str, float] = {}
         for kind, settings in variants(steps).items():
             if ("," in kind and not kind.startswith("full")) or kind == "full MAML, recomputed":
                 continue
@@ -225,19 +240,20 @@ def precision(name: str, options: Options) -> Tables:
             learner = _trained(domain, **values) if trained else make_learner(SHAPES[name], **values)
             exact[kind] = run_episode(learner, episode).gradients
             learner.autocast_dtype = torch.bfloat16
-            halves[kind] = cosine(run_episode(learner, episode).gradients, exact[kind])
+            cosines[kind] = cosine(run_episode(learner, episode).gradients, exact[kind])
         reference = exact["full MAML, graphs kept"]
-        distances = {kind: relative(gradients, reference) for kind, gradients in exact.items()}
+        distances = {kind: relative_distance(gradients, reference) for kind, gradients in exact.items()}
         del distances["full MAML, graphs kept"]
         differences.append(row | distances)
-        bf16.append(row | halves)
+        bfloat16.append(row | cosines)
     return {
-        f"{shown}: cosine of the bfloat16 meta-gradient with the same in float32": bf16,
-        f"{shown}: relative distance from the exact meta-gradient, float32": differences,
+        f"{encoder}: cosine of the bfloat16 meta-gradient with the same in float32": bfloat16,
+        f"{encoder}: relative distance from the exact meta-gradient, float32": differences,
     }
 
 
 def _trained(domain: Domain, **settings: Any) -> Learner:
+    """Returns a learner with the encoder in data/; a linear head gets random weights."""
     classes = tuple(domain.classes) if settings["head"] == "linear" else ()
     learner = Learner.from_pretrained(DATA / "encoder", learn_inner_lr=False, classes=classes, **settings)
     if settings["head"] == "linear":

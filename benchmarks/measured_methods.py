@@ -1,4 +1,4 @@
-"""What is measured: random encoders, episodes of fixed length, the floor, and metatext's ways to a meta-gradient."""
+"""The methods to measure: the floor and the variants of metatext; and their random encoders and episodes."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class Shape:
     intermediate: int
     vocabulary: int
     upper: int
-    """Layers that the scope "top:L" moves."""
+    """Number of layers L that the scope "top:L" moves."""
 
     def encoder(self, vocabulary: int | None = None) -> Any:
+        """Returns the encoder, without a pooler; the random weights are the same in each call."""
         from transformers import BertConfig, BertModel
 
         torch.manual_seed(0)
@@ -56,7 +57,7 @@ SHAPES = {
 
 
 def make_tokenizer(vocabulary: int) -> Any:
-    """Words w0, w1, ... are the vocabulary; texts get [CLS] and [SEP]."""
+    """Returns a tokenizer whose vocabulary is the words w0, w1, ...; it puts texts between [CLS] and [SEP]."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -72,7 +73,7 @@ def make_tokenizer(vocabulary: int) -> Any:
 
 
 def make_episode(vocabulary: int, length: int, seed: int = 0) -> Episode:
-    """Random words; each text is `length` tokens long."""
+    """Returns an episode of random words, in which each text is `length` tokens long."""
     rng = random.Random(seed)
 
     def examples(per_class: int) -> Examples:
@@ -84,19 +85,21 @@ def make_episode(vocabulary: int, length: int, seed: int = 0) -> Episode:
 
 
 def make_learner(shape: Shape, tokenizer: Any = None, **settings: Any) -> Learner:
-    """A learner with random weights, the same for a shape: a linear head and constant inner rates, unless told."""
+    """Returns a learner with random weights, by default with a linear head and constant inner rates.
+
+    Learners of equal shape have equal encoders.
+    """
     values: dict[str, Any] = {"head": "linear", "classes": CLASSES, "learn_inner_lr": False, "inner_lr": INNER_LR}
     tokenizer = tokenizer or make_tokenizer(shape.vocabulary)
     learner = Learner(shape.encoder(), tokenizer, LearnerSettings(**(values | settings)), shape.title)
     if learner.settings.head == "linear":
-        nn.init.normal_(
-            learner.head.get_parameter("weight"), std=0.1
-        )  # from zeros, the first step would not move the encoder
+        # With zeros, the first inner step would not move the encoder.
+        nn.init.normal_(learner.head.get_parameter("weight"), std=0.1)
     return learner
 
 
 def tokenised(tokenizer: Any, examples: Examples, **padding: Any) -> dict[str, Tensor]:
-    """One batch, padded to its longest text unless told otherwise, with its labels."""
+    """Returns all examples as one batch with labels, padded to its longest text unless `padding` says otherwise."""
     options: dict[str, Any] = {"padding": True, "truncation": True} | padding
     batch = tokenizer(examples.texts, return_tensors="pt", **options)
     names = ("input_ids", "attention_mask")
@@ -104,7 +107,7 @@ def tokenised(tokenizer: Any, examples: Examples, **padding: Any) -> dict[str, T
 
 
 class Classifier(nn.Module):
-    """The learner's function as an ordinary module, with the same parameter names; forward gives the mean loss."""
+    """A copy of the learner as a plain module with the same parameter names, for libraries that need one."""
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()
@@ -112,6 +115,7 @@ class Classifier(nn.Module):
         self.encoder, self.head = copy.deepcopy(learner.encoder), copy.deepcopy(learner.head)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        """Returns the mean cross-entropy of the batch, 0-d."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * mask).sum(1) / mask.sum(1)  # (n, hidden)
@@ -119,9 +123,14 @@ class Classifier(nn.Module):
         return cross_entropy(torch.nn.functional.linear(features, self.head.weight, self.head.bias), labels)
 
 
-# ------------------------------------------------------------------------------------------- ways to a meta-gradient
-class Ours:
-    """metatext, texts to meta-gradient; its token cache knows the texts of an earlier round."""
+class Metatext:
+    """metatext, from texts to the meta-gradient. Its cache keeps the token ids of texts from earlier rounds.
+
+    Args:
+        shape: the encoder.
+        cached: whether the layers below the scope run once per episode; otherwise they run at every inner step.
+        settings: fields of `LearnerSettings`.
+    """
 
     def __init__(self, shape: Shape, cached: bool = True, **settings: Any) -> None:
         self.learner = make_learner(shape, **settings)
@@ -138,11 +147,15 @@ class Ours:
 
     def to(self, dtype: torch.dtype) -> None:
         self.learner.to(dtype)
-        self.learner.log_inner_lr.data.fill_(math.log(INNER_LR))  # without float32's rounding
+        # The converted value would keep float32's rounding error.
+        self.learner.log_inner_lr.data.fill_(math.log(INNER_LR))
 
 
 class Floor:
-    """The passes alone: SGD in place over ready batches, then the query's gradient; the values come back untimed."""
+    """The forward and backward passes alone: inner steps of in-place SGD on ready batches, then the query gradient.
+
+    Tokenising and putting the initial weights back are not timed.
+    """
 
     def __init__(self, learner: Learner, steps: int) -> None:
         self.model, self.steps, self.tokenizer = Classifier(learner), steps, learner.tokenizer
@@ -154,7 +167,7 @@ class Floor:
         self.support, self.query = (tokenised(self.tokenizer, e) for e in (episode.support, episode.query))
 
     def batch(self, number: int) -> dict[str, Tensor]:
-        """Of pass `number`: the support, and the query after all steps."""
+        """Returns the batch of pass `number`: the support in the inner steps, the query after them."""
         return self.query if number == self.steps else self.support
 
     def run(self) -> Gradients:
@@ -176,7 +189,7 @@ class Floor:
 
 
 class TokenisedEachStep(Floor):
-    """The floor, but that every pass tokenises its texts and pads them to one length."""
+    """The floor, with texts that are tokenised and padded to a fixed length in every pass."""
 
     def __init__(self, learner: Learner, steps: int, length: int) -> None:
         super().__init__(learner, steps)
@@ -186,13 +199,13 @@ class TokenisedEachStep(Floor):
         self.episode = episode
 
     def batch(self, number: int) -> dict[str, Tensor]:
-        """As the floor's, tokenised anew."""
+        """Tokenises the texts of pass `number` and returns the batch."""
         part = self.episode.query if number == self.steps else self.episode.support
         return tokenised(self.tokenizer, part, **self.padding)
 
 
 def variants(steps: int) -> dict[str, dict[str, Any]]:
-    """metatext's settings by the name of their row."""
+    """Returns settings of metatext by row name: first-order and full MAML."""
     base: dict[str, Any] = {"inner_steps": steps}
     full = base | {"second_order_steps": steps}
     return {
@@ -206,14 +219,17 @@ def variants(steps: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def in_batches(steps: int) -> dict[str, dict[str, Any]]:
-    """Rows of memory whose passes take 5 texts, not all 25: the products with the Hessian too go batch by batch."""
+def batched_variants(steps: int) -> dict[str, dict[str, Any]]:
+    """Returns settings of metatext by row name, in which each pass takes 5 texts in place of all 25."""
     names = ("first order", "full MAML, recomputed", "full MAML, one-sided difference")
     return {f"{name}, batches of 5": variants(steps)[name] | {"batch_size": 5} for name in names}
 
 
-def scopes(shape: Shape, steps: int) -> dict[str, dict[str, Any]]:
-    """Rows of smaller scopes, with and without the states below the scope kept for an episode; and adapters."""
+def scope_variants(shape: Shape, steps: int) -> dict[str, dict[str, Any]]:
+    """Returns settings of metatext by row name: smaller scopes of the inner loop, and LoRA.
+
+    In the rows "nothing cached", the layers below the scope run at every inner step.
+    """
     result: dict[str, dict[str, Any]] = {}
     for scope in (f"top:{shape.upper}", "head"):
         for order, second in (("first order", 0), ("full MAML", steps)):

@@ -1,4 +1,4 @@
-"""Outside implementations of MAML on the same classifier: each is optional and says so where it is missing."""
+"""Other implementations of MAML, on the same classifier. Each library is optional."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = ("torch", "transformers", "metatext", "higher", "torchopt", "learn2le
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what is compared."""
+    """Returns the installed versions of the compared packages."""
     found = {}
     for name in PACKAGES:
         try:
@@ -34,40 +34,43 @@ def versions() -> dict[str, str]:
 
 
 def double_backward() -> Any:
-    """Fused attention has no double backward; the query pass, which needs none, may use it."""
+    """Returns a context in which attention is not fused, because fused attention has no double backward."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
 class Peer(Floor):
-    """A peer works on a copy of the learner's weights, over ready batches, as the floor does."""
+    """Base class of the other implementations. They use a copy of the learner's weights and ready batches."""
 
     def __init__(self, learner: Learner, steps: int, second_order: bool) -> None:
         super().__init__(learner, steps)
         self.second_order = second_order
 
     def support_loss(self, model: Any = None) -> Tensor:
+        """Returns the support loss, 0-d, of `model`; by default of the copy."""
         loss: Tensor = (model or self.model)(**self.support)
         return loss
 
     def named(self, gradients: Any) -> Gradients:
+        """Returns gradients by parameter name."""
         return dict(zip(self.names, gradients, strict=True))
 
     def run(self) -> Gradients:
         if not self.second_order:
-            return self.adapt_and_judge()
+            return self.meta_gradient()
         with double_backward():
-            return self.adapt_and_judge()
+            return self.meta_gradient()
 
-    def adapt_and_judge(self) -> Gradients:
+    def meta_gradient(self) -> Gradients:
+        """Runs the inner loop and returns the meta-gradient."""
         raise NotImplementedError
 
     def restore(self) -> None: ...
 
 
 class FunctionalCall(Peer):
-    """torch.func.functional_call and torch.autograd.grad: the loop that papers' code has, without a library."""
+    """The loop that is usual in code of papers: torch.func.functional_call and torch.autograd.grad, no library."""
 
-    def adapt_and_judge(self) -> Gradients:
+    def meta_gradient(self) -> Gradients:
         start: Gradients = dict(self.model.named_parameters())
         theta = start if self.second_order else {n: p.detach().requires_grad_() for n, p in start.items()}
         for _ in range(self.steps):
@@ -81,13 +84,16 @@ class FunctionalCall(Peer):
 
 
 class Higher(Peer):
-    """facebookresearch/higher; without its higher gradients, those of the last weights are first-order MAML's."""
+    """facebookresearch/higher.
+
+    For first-order MAML, higher gradients are off and the gradient is taken at the adapted weights.
+    """
 
     def __init__(self, learner: Learner, steps: int, second_order: bool) -> None:
         super().__init__(learner, steps, second_order)
         self.higher = importlib.import_module("higher")
 
-    def adapt_and_judge(self) -> Gradients:
+    def meta_gradient(self) -> Gradients:
         optimizer = torch.optim.SGD(self.model.parameters(), lr=INNER_LR)
         with self.higher.innerloop_ctx(
             self.model, optimizer, copy_initial_weights=False, track_higher_grads=self.second_order
@@ -100,14 +106,14 @@ class Higher(Peer):
 
 
 class TorchOpt(Peer):
-    """metaopt/torchopt's differentiable SGD, second order only: its `step` has no first-order switch."""
+    """Differentiable SGD of metaopt/torchopt. It is second-order only: its `step` has no first-order option."""
 
     def __init__(self, learner: Learner, steps: int, second_order: bool) -> None:
         super().__init__(learner, steps, second_order)
         self.torchopt = importlib.import_module("torchopt")
         self.start = self.torchopt.extract_state_dict(self.model, by="reference")
 
-    def adapt_and_judge(self) -> Gradients:
+    def meta_gradient(self) -> Gradients:
         inner = self.torchopt.MetaSGD(self.model, lr=INNER_LR)
         for _ in range(self.steps):
             inner.step(self.support_loss())
@@ -118,13 +124,13 @@ class TorchOpt(Peer):
 
 
 class Learn2Learn(Peer):
-    """learnables/learn2learn's MAML wrapper."""
+    """The MAML wrapper of learnables/learn2learn."""
 
     def __init__(self, learner: Learner, steps: int, second_order: bool) -> None:
         super().__init__(learner, steps, second_order)
         self.maml = learn2learn_maml()(self.model, lr=INNER_LR, first_order=not second_order)
 
-    def adapt_and_judge(self) -> Gradients:
+    def meta_gradient(self) -> Gradients:
         clone = self.maml.clone()
         for _ in range(self.steps):
             clone.adapt(self.support_loss(clone))
@@ -133,7 +139,10 @@ class Learn2Learn(Peer):
 
 @cache
 def learn2learn_maml() -> Any:
-    """The MAML class alone: the package's own `__init__` imports its C extensions, gym, torchvision and lightning."""
+    """Returns the class MAML without running the package's `__init__`.
+
+    That file imports C extensions, gym, torchvision and lightning, none of which MAML needs.
+    """
     spec = importlib.util.find_spec("learn2learn")
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError("learn2learn is not installed")
@@ -156,11 +165,11 @@ PEERS: dict[str, tuple[type[Peer], bool]] = {
     "TorchOpt, second order": (TorchOpt, True),
     "learn2learn, second order": (Learn2Learn, True),
 }
-"""Row name -> class, and whether it is second order."""
+"""Row name -> class, and whether the row is second-order."""
 
 
 def make_peers(learner: Learner, steps: int) -> tuple[dict[str, Peer], dict[str, str]]:
-    """The peers that are installed; and for each that is missing, why."""
+    """Returns the installed implementations by row name, and the reason for each one that is missing."""
     made, missing = dict[str, Peer](), dict[str, str]()
     for name, (kind, second_order) in PEERS.items():
         try:

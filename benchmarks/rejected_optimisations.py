@@ -1,10 +1,10 @@
-"""What is not in metatext, and why: the passes compiled by torch.compile, and four tasks at once by vmap."""
+"""Measures two optimisations that metatext does not use: torch.compile, and several tasks at once by vmap."""
 
 from __future__ import annotations
 
 import torch
 from measured_methods import INNER_LR, SHAPES, Floor, make_episode, make_learner, tokenised
-from timing import Gradients, Options, Tables, relative, rounds, rows
+from timing import Gradients, Options, Tables, relative_distance, rounds, rows
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
@@ -13,21 +13,25 @@ from metatext import Episode, Learner
 TASKS = 4
 
 
-def tries(name: str, options: Options) -> Tables:
-    """The floor against the same passes in another form; the gradients are compared first."""
+def compile_and_vmap(name: str, options: Options) -> Tables:
+    """Compares the floor with the same passes under torch.compile, and tasks in turn with tasks at once.
+
+    Raises:
+        AssertionError: the two meta-gradients differ by more than 1e-4.
+    """
     shape, (length, steps) = SHAPES[name], {"tiny": (64, 5), "minilm": (32, 5), "base": (32, 1)}[name]
     learner, episode = make_learner(shape, inner_steps=steps), make_episode(shape.vocabulary, length)
     tables = Tables()
     for what, methods in (
-        ("torch.compile", {"floor": Floor(learner, steps), "compiled": _Compiled(learner, steps)}),
-        (f"{TASKS} tasks", {"in turn": _InTurn(learner, steps), "at once, vmap": _AtOnce(learner, steps)}),
+        ("torch.compile", {"floor": Floor(learner, steps), "compiled": _CompiledFloor(learner, steps)}),
+        (f"{TASKS} tasks", {"in turn": _TasksInTurn(learner, steps), "at once, vmap": _TasksByVmap(learner, steps)}),
     ):
         gradients = []
         for method in methods.values():
             method.prepare(episode)
-            gradients.append(method.run())  # compiles
+            gradients.append(method.run())  # the first run compiles, before the timing
             method.restore()
-        distance = relative(gradients[1], gradients[0])
+        distance = relative_distance(gradients[1], gradients[0])
         if not distance <= 1e-4:
             raise AssertionError(f"{what}: the meta-gradients are {distance:.1e} apart")
         table = rows(rounds(methods, [episode], options.repeats, options.seconds), next(iter(methods)))
@@ -36,14 +40,16 @@ def tries(name: str, options: Options) -> Tables:
     return tables
 
 
-class _Compiled(Floor):
+class _CompiledFloor(Floor):
+    """The floor with its model compiled by torch.compile."""
+
     def __init__(self, learner: Learner, steps: int) -> None:
         super().__init__(learner, steps)
         self.model.compile()
 
 
-class _InTurn(Floor):
-    """The floor's passes for each of some tasks; the gradients are summed."""
+class _TasksInTurn(Floor):
+    """The floor's passes for `TASKS` tasks, one after another. The meta-gradients are summed."""
 
     def prepare(self, episode: Episode) -> None:
         length = len(self.tokenizer(episode.support.texts[0])["input_ids"])
@@ -60,11 +66,12 @@ class _InTurn(Floor):
         return total
 
 
-class _AtOnce(_InTurn):
-    """Each parameter has a first dimension of tasks, and every product is a batched one."""
+class _TasksByVmap(_TasksInTurn):
+    """The same tasks at once: vmap gives each parameter a first dimension of tasks, (TASKS, *shape)."""
 
     def run(self) -> Gradients:
-        # transformers looks at the mask's values, which vmap forbids; the texts here are all of one length
+        # transformers reads the values of the mask in Python, which vmap forbids. The texts here have equal length, so
+        # one mask serves all tasks.
         mask = {"attention_mask": self.batches[0][0]["attention_mask"]}
 
         def loss(parameters: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:

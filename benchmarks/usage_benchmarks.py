@@ -1,4 +1,4 @@
-"""What a user sees: real texts, several processes, and a classifier from a few labelled texts."""
+"""Benchmarks of whole tasks: sections lengths (real texts), processes (training) and adapt (few-shot fitting)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured_methods import CLASSES, SHAPES, Floor, Ours, TokenisedEachStep, make_episode, make_learner
-from timing import Method, Options, Row, Tables, rounds, rows, timed, worker
+from measured_methods import CLASSES, SHAPES, Floor, Metatext, TokenisedEachStep, make_episode, make_learner
+from timing import Method, Options, Row, Tables, rounds, rows, run_worker, timed
 
-from metatext import Domain, EpisodeSampler, Learner
+from metatext import Domain, Episode, EpisodeSampler, Learner
 from metatext.data.episodes import Examples
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
 
-# ------------------------------------------------------------------------------------------- C: real lengths
 def lengths(name: str, options: Options) -> Tables:
-    """Real texts: texts that share lines against one padded batch, and tokenising once against at every step."""
+    """Times episodes of real texts: packed batches against one padded batch, and tokenising once against every step."""
     from metatext.encoders.tokenization import load_tokenizer
 
     shape, steps, tables = SHAPES[name], {"tiny": 5, "minilm": 2}[name], Tables()
@@ -32,26 +31,33 @@ def lengths(name: str, options: Options) -> Tables:
         domain = Domain.from_file(path)
         sampler = EpisodeSampler([domain], ways=5, shots=5, queries=5, seed=0)
         episodes = [sampler[i] for i in range(options.repeats)]
-        ours = Ours(shape, tokenizer=tokenizer, inner_steps=steps, classes=domain.classes, max_length=128)
-        base = ours.learner
+        packed = Metatext(shape, tokenizer=tokenizer, inner_steps=steps, classes=domain.classes, max_length=128)
+        base = packed.learner
         methods: dict[str, Method] = {
-            "floor, one batch padded to its longest text": _AnyClasses(Floor(base, steps)),
-            "first order, short texts share a line": ours,
-            "tokenised every step, padded to 64": _AnyClasses(TokenisedEachStep(base, steps, 64)),
-            "tokenised every step, padded to 128": _AnyClasses(TokenisedEachStep(base, steps, 128)),
+            "floor, one batch padded to its longest text": _HeadLabels(Floor(base, steps)),
+            "first order, short texts share a line": packed,
+            "tokenised every step, padded to 64": _HeadLabels(TokenisedEachStep(base, steps, 64)),
+            "tokenised every step, padded to 128": _HeadLabels(TokenisedEachStep(base, steps, 128)),
         }
         ids = [base.tokens.ids(e.support.texts) for e in episodes]
-        real = sum(len(text) for batch in ids for text in batch)
-        cut64 = sum(min(len(text), 64) for batch in ids for text in batch)
-        longest = sum(len(batch) * max(map(len, batch)) for batch in ids)
-        shared = sum(b.input_ids.numel() for e in episodes for b, _ in base.batches(e.support).batches)
+        tokens = sum(len(text) for batch in ids for text in batch)
+        tokens_cut_to_64 = sum(min(len(text), 64) for batch in ids for text in batch)
+        padded = sum(len(batch) * max(map(len, batch)) for batch in ids)
+        packed_size = sum(b.input_ids.numel() for e in episodes for b, _ in base.batches(e.support).batches)
         count = sum(map(len, ids))
-        padding = [1 - real / longest, 1 - real / shared, 1 - cut64 / (64 * count), 1 - real / (128 * count)]
+        padding = [
+            1 - tokens / padded,
+            1 - tokens / packed_size,
+            1 - tokens_cut_to_64 / (64 * count),
+            1 - tokens / (128 * count),
+        ]
         for method in methods.values():
             method.prepare(episodes[0])
             method.run()
             method.restore()
-        base.tokens = copy.deepcopy(base.tokens)  # empty: texts are new in every round, and tokenised within the timing
+        base.tokens = copy.deepcopy(
+            base.tokens
+        )  # the copy's cache is empty, so that tokenising is timed in every round
         table = rows(rounds(methods, episodes, options.repeats, options.seconds), next(iter(methods)))
         for row, share in zip(table, padding, strict=True):
             row["padding"] = f"{share:.0%}"
@@ -61,31 +67,33 @@ def lengths(name: str, options: Options) -> Tables:
     return tables
 
 
-class _AnyClasses:
-    """The floor knows one order of classes: an episode's labels are its classes' rows in the learner's head."""
+class _HeadLabels:
+    """Runs the floor on episodes of any classes. It replaces a label by the row of its class in the learner's head."""
 
     def __init__(self, method: Floor) -> None:
         self.method, self.run, self.restore = method, method.run, method.restore
 
-    def prepare(self, episode: Any) -> None:
-        known: Any = self.method.model.head.classes
-        number = [known.index(c) for c in episode.classes]
-        support, query = (Examples(e.texts, [number[i] for i in e.labels]) for e in (episode.support, episode.query))
-        self.method.prepare(type(episode)(episode.domain, episode.classes, support, query))
+    def prepare(self, episode: Episode) -> None:
+        """Sets the episode of the next run."""
+        head_classes = self.method.model.head.classes
+        head_rows = [head_classes.index(name) for name in episode.classes]
+        support, query = (
+            Examples(e.texts, [head_rows[label] for label in e.labels]) for e in (episode.support, episode.query)
+        )
+        self.method.prepare(Episode(episode.domain, episode.classes, support, query))
 
 
-# ------------------------------------------------------------------------------------------- D: processes
 def processes(name: str, options: Options) -> Tables:
-    """Episodes a second of MetaTrainer: one process against two that share the episodes, one thread each."""
+    """Measures the episodes per second of MetaTrainer with one process and with two, one thread each."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
-    table = [{"processes": n} | worker("processes", name, launcher=(*launcher, str(n))) for n in (1, 2)]
+    table = [{"processes": n} | run_worker("processes", name, launcher=(*launcher, str(n))) for n in (1, 2)]
     for row in table:
         row["x one process"] = row["episodes/s"] / table[0]["episodes/s"]
     return {f"{SHAPES[name].title}, 32 tokens, first order, 5 inner steps": table}
 
 
-def processes_cell(name: str) -> Row:
-    """In each process: the seconds of some outer steps, after one that is not timed."""
+def measure_processes(name: str) -> Row:
+    """Returns the episodes per second of some outer steps, after one that is not timed. It runs in each process."""
     from metatext import MetaTrainer, TrainConfig
 
     torch.set_num_threads(1)
@@ -103,9 +111,8 @@ def processes_cell(name: str) -> Row:
     return {"episodes/s": batch * steps / summary["seconds"]}
 
 
-# ------------------------------------------------------------------------------------------- E: adaptation
 def adapt(name: str, options: Options) -> Tables:
-    """A fit of a few texts, with the encoder in data/: metatext, transformers' Trainer, SetFit."""
+    """Times fitting a classifier to 5 texts per class with the encoder in data/: metatext, Trainer and SetFit."""
     from metatext import FewShotClassifier
 
     rng = random.Random(0)
@@ -117,15 +124,15 @@ def adapt(name: str, options: Options) -> Tables:
     for ways in (5, 100):
         chosen = rng.sample(texts, 5 * ways)
         labels = [i % ways for i in range(5 * ways)]
-        ways_to_fit: dict[str, Callable[[], Any]] = {
+        fits: dict[str, Callable[[], Any]] = {
             "FewShotClassifier.fit, 5 steps": partial(FewShotClassifier(learner, steps=5).fit, chosen, labels),
             "FewShotClassifier.fit, as it comes": partial(FewShotClassifier(learner).fit, chosen, labels),
             "FewShotClassifier.fit, no fine-tuning": partial(FewShotClassifier(learner, epochs=0).fit, chosen, labels),
             "transformers.Trainer, 5 steps of all texts": partial(_trainer, chosen, labels, ways),
         }
-        times: dict[str, list[float]] = {method: [] for method in ways_to_fit}
+        times: dict[str, list[float]] = {method: [] for method in fits}
         for number in range(1 + (options.repeats if ways == 5 else min(options.repeats, 2))):
-            for method, fit in ways_to_fit.items():
+            for method, fit in fits.items():
                 seconds = timed(fit)
                 if number:
                     times[method].append(seconds)
@@ -138,6 +145,7 @@ def adapt(name: str, options: Options) -> Tables:
 
 
 def _trainer(texts: list[str], labels: list[int], ways: int) -> None:
+    """Loads the encoder and fine-tunes it with transformers' Trainer: 5 steps, each over all texts."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
     from transformers.utils import logging
 
@@ -156,10 +164,18 @@ def _trainer(texts: list[str], labels: list[int], ways: int) -> None:
         Trainer(model, arguments, train_dataset=data, processing_class=tokenizer).train()
 
 
-def _setfit(texts: list[str], labels: list[int], ways: int, ours: float) -> Row:
+def _setfit(texts: list[str], labels: list[int], ways: int, metatext_ms: float) -> Row:
+    """Returns the row of SetFit: its time, or the reason why it was not measured.
+
+    Args:
+        texts: 5 texts per class.
+        labels: class of each text.
+        ways: number of classes.
+        metatext_ms: milliseconds of metatext, for the ratio.
+    """
     row: Row = {"method": "SetFit, its defaults"}
     positive, pairs = ways * 5 * 4 // 2, len(texts) * (len(texts) - 1) // 2
-    steps = -(-2 * max(positive, pairs - positive) // 16)  # oversampling makes as many positive pairs as negative
+    steps = -(-2 * max(positive, pairs - positive) // 16)  # oversampling balances positive and negative pairs
     try:
         from datasets import Dataset
         from setfit import SetFitModel, Trainer, TrainingArguments
@@ -171,6 +187,6 @@ def _setfit(texts: list[str], labels: list[int], ways: int, ours: float) -> Row:
             arguments = TrainingArguments(output_dir=folder, report_to="none", show_progress_bar=False)
             trainer = Trainer(model, arguments, train_dataset=Dataset.from_dict({"text": texts, "label": labels}))
             seconds = timed(trainer.train)
-    except Exception as error:  # whatever an outside package of another transformers raises is this row's result
+    except Exception as error:  # setfit may not fit this transformers: any error is the row's result
         return row | {"why not": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-    return row | {"ms": 1e3 * seconds, "x FewShotClassifier": 1e3 * seconds / ours, "rounds": 1}
+    return row | {"ms": 1e3 * seconds, "x FewShotClassifier": 1e3 * seconds / metatext_ms, "rounds": 1}
