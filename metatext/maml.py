@@ -1,4 +1,4 @@
-"""MAML in three functions: for any task, and for a learner's episode of texts."""
+"""Public functions of MAML: `sweep` for any task, `meta_gradient` and `outer_loss` for a learner and an episode."""
 
 from metatext.core.maml import sweep as sweep
 from metatext.learners.meta_gradient import meta_gradient as meta_gradient

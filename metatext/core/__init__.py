@@ -1,1 +1,1 @@
-"""The algorithms of meta-learning; they know no text and no transformers."""
+"""Algorithms of gradient-based meta-learning. They work on tensors and losses, with any model."""

@@ -1,4 +1,4 @@
-"""Gradients of a loss that is given in parts, and sums of gradients."""
+"""Gradients of a loss that is given in parts, and sums of such gradients."""
 
 from __future__ import annotations
 
@@ -8,19 +8,33 @@ import torch
 from torch import Tensor
 
 Loss = list[Callable[[], Tensor]]
-"""A loss in parts that add up to it, each a 0-d tensor computed anew from the task's tensors (say, one a batch)."""
+"""Parts of a loss, for example one per batch. A part returns a 0-d tensor; the loss is the sum of the parts."""
 
 
 Gradient = list[Tensor | None]
-"""One entry a tensor; None is zero."""
+"""One gradient per tensor; None stands for zero."""
 
 
 Rates = Sequence[float | Tensor]
-"""One inner learning rate a moving tensor: a number, or a tensor of its shape."""
+"""Inner learning rates of one step, one per tensor: a number, or elementwise rates in the shape of the tensor."""
 
 
 def gradient(loss: Loss, wanted: list[Tensor], scale: float = 1.0) -> tuple[Tensor, Gradient]:
-    """The value of a loss (0-d, no graph) and its gradient."""
+    """Computes a loss and its gradient, one part at a time.
+
+    Args:
+        loss: parts of the loss.
+        wanted: tensors to differentiate with respect to.
+        scale: factor of the loss in its backward pass. The gradient is unscaled.
+
+    Returns:
+        The loss (0-d, without graph) and its gradient for each tensor in `wanted`.
+
+    Example:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> gradient([lambda: x.square(), lambda: 2 * x], [x])
+        (tensor(15.), [tensor(8.)])
+    """
     values, total = list[Tensor](), no_gradients(wanted)
     for part in loss:
         with torch.enable_grad():
@@ -33,7 +47,7 @@ def gradient(loss: Loss, wanted: list[Tensor], scale: float = 1.0) -> tuple[Tens
 
 
 def add(total: Gradient, part: Sequence[Tensor | None], factor: float = 1.0) -> None:
-    """total += factor * part; takes over the tensors of `part` where `total` has none."""
+    """Adds factor * part to `total` in place. An entry of `total` that is None becomes the tensor of `part` itself."""
     pairs = [(t, p) for t, p in zip(total, part, strict=True) if t is not None and p is not None]
     if pairs:
         sums, parts = zip(*pairs, strict=True)
@@ -44,7 +58,10 @@ def add(total: Gradient, part: Sequence[Tensor | None], factor: float = 1.0) -> 
 
 
 def distinct(gradients: Sequence[Tensor | None]) -> Gradient:
-    """Gradients that may be changed in place: autograd may give two inputs the same tensor, or one that is expanded."""
+    """Makes gradients of autograd safe to change in place.
+
+    autograd may return one tensor for two inputs, or an expanded tensor. Both are copied.
+    """
     seen, result = set[int](), list[Tensor | None]()
     for g in gradients:
         result.append(g.clone() if g is not None and (id(g) in seen or 0 in g.stride()) else g)
@@ -53,7 +70,10 @@ def distinct(gradients: Sequence[Tensor | None]) -> Gradient:
 
 
 def detached_sum(graphs: list[Gradient], scale: float) -> Gradient:
-    """The gradient of all parts; of one part, the same memory."""
+    """Sums the gradients of all parts of a loss without their graphs, and unscales the sum.
+
+    With a single part and scale 1 the result shares memory with it.
+    """
     if len(graphs) == 1 and scale == 1.0:
         return [None if g is None else g.detach() for g in graphs[0]]
     total = no_gradients(graphs[0])
@@ -64,9 +84,11 @@ def detached_sum(graphs: list[Gradient], scale: float) -> Gradient:
 
 
 def no_gradients(tensors: Sequence[Tensor | None]) -> Gradient:
+    """Returns a zero gradient: None for each tensor."""
     return [None] * len(tensors)
 
 
 def unscale(total: Gradient, scale: float) -> None:
+    """Divides a gradient by `scale` in place."""
     if scale != 1.0 and (some := [g for g in total if g is not None]):
         torch._foreach_div_(some, scale)

@@ -1,10 +1,15 @@
-"""iMAML: the implicit meta-gradient at the end of an inner loop that is held near the initialisation.
+"""iMAML: the implicit meta-gradient at the end of a regularised inner loop (Rajeswaran 2019).
 
-The inner loop minimises L_S(theta) + lambda/2 |theta - theta_0|^2 (Rajeswaran 2019, eq. 3). At its minimum
+The inner loop minimises the support loss with a proximal term that keeps theta near the initialisation theta_0:
 
-    d L_Q / d theta_0 = (I + H_S / lambda)^-1 grad L_Q                              Rajeswaran 2019, eq. 6
+    L_S(theta) + lambda / 2 |theta - theta_0|^2                                     Rajeswaran 2019, eq. 3
 
-whatever the way there, so nothing of the path is kept; the system is solved by conjugate gradient (algorithm 2).
+At its minimum theta*, the implicit function theorem gives the meta-gradient
+
+    d L_Q / d theta_0 = (I + H_S(theta*) / lambda)^-1 grad L_Q(theta*)              Rajeswaran 2019, eq. 6
+
+It does not depend on the path to the minimum, so no inner step is kept. The linear system is solved by conjugate
+gradient (algorithm 2), which needs Hessian-vector products only.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from metatext.core.gradients import Gradient, Rates, add, gradient
 from metatext.core.hessian_products import add_difference_product, add_exact_product, gradient_graph
 from metatext.core.in_place import in_scratch_memory
 from metatext.core.inner_loop import inner_loop
-from metatext.core.task import Swept, Task
+from metatext.core.task import Task, TaskResult
 
 
 @torch.no_grad()
@@ -30,71 +35,91 @@ def implicit_gradient(
     hvp: str = "exact",
     cg_steps: int = 5,
     tolerance: float = 0.0,
-) -> Swept:
-    """Adapts, judges, and solves for the meta-gradient.
+) -> TaskResult:
+    """Adapts to the support and computes the implicit meta-gradient of the query loss.
 
-    Exact in so far as the inner loop reaches its minimum and conjugate gradient the solution; away from a minimum,
-    where I + H / lambda may not be positive, conjugate gradient stops at the first direction that says so.
+    The result is exact if the inner loop reaches its minimum and conjugate gradient the solution. Away from a minimum
+    I + H_S / lambda may not be positive definite. Conjugate gradient then stops at the first direction of non-positive
+    curvature.
 
     Args:
-        task: losses and tensors at theta_0; its tensors have the same values afterwards.
-        rates: the rate of each moving tensor, for each inner step.
-        proximal: lambda.
-        hvp: "exact" (one graph, used for all products), "finite-difference" or "one-sided".
-        cg_steps: most steps of conjugate gradient; the paper takes 5.
-        tolerance: stop where the residual is below this share of the right side.
+        task: losses and tensors at theta_0. The tensors have the same values afterwards.
+        rates: a_k for each moving tensor, for each of the K inner steps.
+        proximal: strength lambda of the proximal term.
+        hvp: Hessian-vector product: "exact" (one graph for all products), "finite-difference" or "one-sided".
+        cg_steps: maximum number of conjugate-gradient steps; the paper uses 5.
+        tolerance: stop if the norm of the residual is at most this share of the norm of the right-hand side.
+
+    Returns:
+        The query loss at the end of the inner loop, and the meta-gradient.
+
+    Example:
+        With L_S = 0.5 theta^2, lambda = 1 and theta_0 = 4 the minimum is theta* = 2. With L_Q = 0.5 theta^2 the
+        meta-gradient is theta* / 2 = 1.
+
+        >>> theta = torch.tensor(4.0, requires_grad=True)
+        >>> loss = lambda: 0.5 * theta.square()
+        >>> result = implicit_gradient(Task(support=[loss], query=[loss], moving=[theta]), [[0.5]], proximal=1.0)
+        >>> result.loss, result.gradients
+        (tensor(2.), [tensor(1.)])
     """
     moved = len(task.moving)
-    with in_scratch_memory(task.moving) as home:
-        for _ in inner_loop(task, rates, proximal=proximal, home=home):
+    with in_scratch_memory(task.moving) as theta_0:
+        for _ in inner_loop(task, rates, proximal=proximal, theta_0=theta_0):
             pass
         loss, v = gradient(task.query, task.everything, task.loss_scale)
         graphs = [gradient_graph(part, task) for part in task.support] if hvp == "exact" else None
-        here = gradient(task.support, task.everything, task.loss_scale)[1] if hvp == "one-sided" else None
+        gradient_here = gradient(task.support, task.everything, task.loss_scale)[1] if hvp == "one-sided" else None
 
-        def product(x: list[Tensor]) -> Gradient:
-            """H x / lambda, for moving and still tensors."""
-            u: Gradient = [*x]
-            found: Gradient = [None] * len(task.everything)
+        def hessian_product(x: list[Tensor]) -> Gradient:
+            """Returns H x / lambda for moving and constant tensors."""
+            vector: Gradient = [*x]
+            product: Gradient = [None] * len(task.everything)
             if graphs:
-                add_exact_product(found, 1 / proximal, task, u, graphs, retain=True)
+                add_exact_product(product, 1 / proximal, task, vector, graphs, retain=True)
             else:
-                add_difference_product(found, 1 / proximal, task, u, here)
-            return found
+                add_difference_product(product, 1 / proximal, task, vector, gradient_here)
+            return product
 
-        right = [torch.zeros_like(t) if g is None else g for g, t in zip(v[:moved], task.moving, strict=True)]
-        solution, times_solution = _conjugate_gradient(product, right, cg_steps, tolerance)
-        still = v[moved:]
-        add(still, times_solution[moved:], -1.0)  # what the still tensors do to theta* (implicit function theorem)
-    return Swept(loss, [*solution, *still], [])
+        right_side = [torch.zeros_like(t) if g is None else g for g, t in zip(v[:moved], task.moving, strict=True)]
+        solution, product = _conjugate_gradient(hessian_product, right_side, cg_steps, tolerance)
+        constant_gradient = v[moved:]
+        # theta* depends on the constant tensors too (implicit function theorem).
+        add(constant_gradient, product[moved:], -1.0)
+    return TaskResult(loss, [*solution, *constant_gradient], [])
 
 
 def _conjugate_gradient(
-    product: Callable[[list[Tensor]], Gradient], right: list[Tensor], steps: int, tolerance: float
+    hessian_product: Callable[[list[Tensor]], Gradient], right_side: list[Tensor], steps: int, tolerance: float
 ) -> tuple[list[Tensor], Gradient]:
-    """Solves (I + P) x = right, from x = right (P = 0); returns x and P x, with the still tensors' part of it."""
-    moved, x = len(right), [tensor.clone() for tensor in right]
-    # P x, in memory of its own: a product may be its very argument
-    sum_of_products: Gradient = [None if h is None else h.clone() for h in product(x)]  # kept up to date by linearity
+    """Solves (I + P) x = right_side, where P x is `hessian_product(x)`; starts from x = right_side.
+
+    Returns:
+        x for the moving tensors, and P x for moving and constant tensors.
+    """
+    moved, x = len(right_side), [tensor.clone() for tensor in right_side]
+    # P x, updated by linearity. Copied, because a product may return its very argument.
+    product_of_x: Gradient = [None if h is None else h.clone() for h in hessian_product(x)]
     residual: list[Tensor] = [
-        -h if h is not None else torch.zeros_like(r) for h, r in zip(sum_of_products[:moved], right, strict=True)
+        -h if h is not None else torch.zeros_like(r) for h, r in zip(product_of_x[:moved], right_side, strict=True)
     ]
-    direction, size, enough = residual, _dot(residual, residual), tolerance**2 * _dot(right, right)
+    direction, residual_square = residual, _dot(residual, residual)
+    enough = tolerance**2 * _dot(right_side, right_side)
     for _ in range(steps):
-        if size <= enough:
+        if residual_square <= enough:
             break
-        step = product(direction)
-        image = [d if h is None else d + h for d, h in zip(direction, step[:moved], strict=True)]  # (I + P) d
+        product = hessian_product(direction)
+        image = [d if h is None else d + h for d, h in zip(direction, product[:moved], strict=True)]  # (I + P) d
         curvature = _dot(direction, image)
         if curvature <= 0:  # not a minimum: lambda is too small, or the inner loop too short
             break
-        alpha = size / curvature
+        alpha = residual_square / curvature
         torch._foreach_add_(x, direction, alpha=alpha)
-        add(sum_of_products, step, alpha)
+        add(product_of_x, product, alpha)
         residual = list(torch._foreach_add(residual, image, alpha=-alpha))
-        size, before = _dot(residual, residual), size
-        direction = list(torch._foreach_add(residual, direction, alpha=size / before))
-    return x, sum_of_products
+        residual_square, previous_square = _dot(residual, residual), residual_square
+        direction = list(torch._foreach_add(residual, direction, alpha=residual_square / previous_square))
+    return x, product_of_x
 
 
 def _dot(some: list[Tensor], other: list[Tensor]) -> float:

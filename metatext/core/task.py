@@ -1,4 +1,4 @@
-"""A task of gradient-based meta-learning: two losses, as functions of tensors that the inner loop moves in place."""
+"""Input and output of the algorithms: a task (tensors and two losses) and its meta-gradient."""
 
 from __future__ import annotations
 
@@ -12,35 +12,48 @@ from metatext.core.gradients import Gradient, Loss
 
 @dataclass(frozen=True)
 class Task:
-    """What the inner loop moves, and by which loss; what the meta-gradient is taken of, and of which loss."""
+    """A task of gradient-based meta-learning.
+
+    The losses are functions without arguments that read the tensors. The inner loop changes the values of the tensors
+    in place (see `core.in_place`), so a loss that is called after a step sees the adapted values.
+    """
 
     support: Loss
+    """Loss that the inner loop minimises."""
     query: Loss
+    """Loss after adaptation, whose gradient is the meta-gradient."""
     moving: list[Tensor]
-    """The inner loop moves these, in place; they are put back. All tensors require gradients."""
-    still: list[Tensor] = field(default_factory=list)
-    """The inner loop does not move these, but the meta-gradient is wanted of them too."""
+    """Tensors that the inner loop updates. They must require gradients."""
+    constant: list[Tensor] = field(default_factory=list)
+    """Other tensors that need a meta-gradient. The inner loop does not update them. They must require gradients."""
     loss_scale: float = 1.0
-    """Factor on a loss before its backward pass, taken out of the gradient again; for float16."""
+    """Factor of a loss in its backward pass against underflow in float16. Gradients are unscaled."""
 
     @property
     def everything(self) -> list[Tensor]:
-        """What the meta-gradient is taken of."""
-        return self.moving + self.still
+        """All tensors that need a meta-gradient: `moving`, then `constant`."""
+        return self.moving + self.constant
 
 
 class Step(NamedTuple):
-    """What is kept of inner step k."""
+    """Results of inner step k that the meta-gradient may need."""
 
-    gradient: Gradient  # g_k of the moving tensors, or what an inner optimiser made of it
-    values: list[Tensor] | None = None  # theta_k, where the step's graph is kept
-    graphs: list[Gradient] | None = None  # g_k with its graph, one a part of the loss
-    still: Gradient | None = None  # the support loss's gradient of the still tensors, where it was asked for
+    gradient: Gradient
+    """Direction of the step for `Task.moving`: g_k plus the proximal term, or what Adam computes from it."""
+    values: list[Tensor] | None = None
+    """theta_k, if the graph of the step is kept."""
+    graphs: list[Gradient] | None = None
+    """g_k with its graph for each part of the support loss, if the graph is kept."""
+    constant_gradient: Gradient | None = None
+    """Gradient of the support loss for `Task.constant`, if it was asked for."""
 
 
-class Swept(NamedTuple):
-    """Query loss after adaptation (0-d), and gradients: of moving and still tensors, and of each log a_k."""
+class TaskResult(NamedTuple):
+    """Query loss after adaptation, and meta-gradient of a task."""
 
     loss: Tensor
+    """Query loss, 0-d, without graph."""
     gradients: Gradient
+    """Meta-gradient, in the order of `Task.everything`."""
     rate_gradients: list[Gradient]
+    """d L_Q / d log a_k for each inner step and tensor of `Task.moving`; empty if it was not asked for."""

@@ -85,11 +85,11 @@ def run_episode(
         task, rates = episode_task.task, learner.rates(rows=episode_task.updated_rows)
         adam = settings.inner_optimizer == "adam"
         if settings.algorithm == "reptile":
-            swept = reptile_gradient(task, rates, adam=adam)
+            result = reptile_gradient(task, rates, adam=adam)
         elif settings.algorithm == "imaml":
-            swept = implicit_gradient(task, rates, settings.proximal, hvp=settings.hvp)
+            result = implicit_gradient(task, rates, settings.proximal, hvp=settings.hvp)
         else:
-            swept = sweep(
+            result = sweep(
                 task,
                 rates,
                 order,
@@ -100,12 +100,12 @@ def run_episode(
                 adam=adam,
             )
         correct = torch.stack(episode_task.correct[: len(task.query)]).sum()  # those at theta_K come first
-        gradients = episode_task.pull_back(swept.gradients)
+        gradients = episode_task.pull_back(result.gradients)
         if settings.rates_learned:
             gradients["log_inner_lr"] = learner.inner_rates.gradient(
-                learner.log_inner_lr, swept.rate_gradients, episode_task.updated_rows
+                learner.log_inner_lr, result.rate_gradients, episode_task.updated_rows
             )
-    return EpisodeResult(swept.loss, correct, gradients)
+    return EpisodeResult(result.loss, correct, gradients)
 
 
 @torch.no_grad()
@@ -149,7 +149,7 @@ def _inner_loop_of(
         learner.rates(steps, episode_task.updated_rows),
         adam=settings.inner_optimizer == "adam",
         proximal=settings.proximal,
-        home=theta_0 if settings.algorithm == "imaml" else None,
+        theta_0=theta_0 if settings.algorithm == "imaml" else None,
     )
 
 
