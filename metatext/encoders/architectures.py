@@ -1,4 +1,4 @@
-"""Where each supported architecture of transformers keeps its parts, and what its layers allow."""
+"""The supported architectures of transformers: the paths of their parts, and what their layers allow."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ from typing import Any
 
 
 def first_position(config: Any) -> int:
-    """Number of a text's first token."""
-    return config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    """The position number that the encoder gives to the first token of a text."""
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        return int(config.pad_token_id) + 1
+    return 0
 
 
 def positions(config: Any) -> int:
-    """Longest input that the encoder has positions for."""
-    return config.max_position_embeddings - first_position(config)
+    """The longest input, in tokens, that the encoder has positions for."""
+    return int(config.max_position_embeddings) - first_position(config)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where an architecture keeps its parts: module paths inside the base model, a layer, the classifier.
+    """Module paths of an architecture's parts, and what its layers allow.
 
-    absolute: a token's position is in its embedding alone, so that texts can share a line of a batch.
-    separable: a layer asks for nothing but the output of the layer below, and has its parameters for itself (not so
-        DeBERTa's convolution, ModernBERT's alternating attention, ALBERT's shared layers).
+    Attributes:
+        layers: path of the layers in the base model.
+        depth: field of the configuration with the number of layers.
+        query, key, value, attention_output, attention_norm, feed_in, feed_out, norm: paths in a layer.
+        dense, output: paths in the sequence classifier.
+        activation: function between dense and output: tanh, linear, or positive (identity for positive input).
+        absolute: positions enter through the embeddings only, so texts can share a line of a batch.
+        separable: a layer needs only the output of the layer below, and shares no parameters. This does not hold for
+            DeBERTa (convolution), ModernBERT (alternating attention) and ALBERT (shared layers).
     """
 
     layers: str = "encoder.layer"

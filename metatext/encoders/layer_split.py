@@ -1,6 +1,6 @@
-"""An encoder in two parts that share its parameters: the lower layers, and the upper ones.
+"""Splits an encoder into lower and upper layers, which share its parameters.
 
-Where the inner loop moves the upper layers only, the lower part's output for an episode is computed once.
+If the inner loop updates the upper layers only, the output of the lower layers is computed once per episode.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from metatext.encoders.architectures import ARCHITECTURES
 
 
 class _PassThrough(nn.Module):
-    """In place of the embeddings: the hidden states come from below."""
+    """Replaces the embeddings of the upper part: returns the hidden states that it is given."""
 
     def forward(self, input_ids: None = None, inputs_embeds: Tensor | None = None, *_: Any, **__: Any) -> Any:
         return inputs_embeds
 
 
 def split_at(encoder: Any, upper_layers: int) -> tuple[Any, Any] | None:
-    """The encoder below and above the upper layers: `upper(inputs_embeds=lower(...).last_hidden_state)` equals it.
+    """Splits `encoder` below its `upper_layers` last layers.
 
-    None where nothing is below, and for architectures that are not separable.
+    `upper(inputs_embeds=lower(...).last_hidden_state)` equals `encoder(...)`. Both parts share its parameters.
+
+    Returns:
+        The lower and the upper part. None if no layer would be below, or if the architecture is not separable.
     """
     if not ARCHITECTURES[encoder.config.model_type].separable:
         return None
@@ -35,13 +38,13 @@ def split_at(encoder: Any, upper_layers: int) -> tuple[Any, Any] | None:
     lower.get_submodule(path.rpartition(".")[0]).layer = nn.ModuleList(layers[:-upper_layers])
     upper.get_submodule(path.rpartition(".")[0]).layer = nn.ModuleList(layers[-upper_layers:])
     upper.embeddings = _PassThrough()
-    if hasattr(upper, "embeddings_project"):  # ELECTRA's, below the first layer
+    if hasattr(upper, "embeddings_project"):  # ELECTRA has a projection below its first layer
         upper.embeddings_project = nn.Identity()
     return lower, upper
 
 
 def _share(encoder: Any, path: str) -> Any:
-    """A copy of the encoder and of the module that holds its layers; everything else is the same objects."""
+    """Copies the encoder and the module that holds its layers. All other modules are shared."""
     result = _shallow(encoder)
     parent = path.rpartition(".")[0]
     setattr(result, parent, _shallow(encoder.get_submodule(parent)))
@@ -49,6 +52,7 @@ def _share(encoder: Any, path: str) -> Any:
 
 
 def _shallow(module: Any) -> Any:
+    """Copies a module but not its submodules."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     return twin

@@ -1,4 +1,4 @@
-"""Batches of token ids with little padding: short texts share a line, or a batch is cut in two."""
+"""Batches of token ids with little padding: short texts share a line, or a batch is split in two."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_WIDE = 1024  # a line of this many tokens costs twice as much a token as a short one
+_DOUBLE_COST_LENGTH = 1024  # tokens in a line of which each costs twice as much as in a short line (attention)
 
 
 class PackedLines(NamedTuple):
-    """Lines that several texts share, which must not see each other: int64 (lines, length) each."""
+    """The text of each token in a shared line. Attention must not cross texts. Both are int64 (lines, length)."""
 
-    owner: Tensor  # which of the n texts a token belongs to; n for padding
-    positions: Tensor  # of a token in its text
+    owner: Tensor  # number of the token's text, 0 .. n - 1; n for padding
+    positions: Tensor  # position of the token in its text
 
 
 class Batch(NamedTuple):
-    """n texts, a text a line unless lines are `shared`."""
+    """The tokens of n texts. A line holds one text, or several if `shared` is given."""
 
     input_ids: Tensor  # (lines, length) int64
     attention_mask: Tensor  # (lines, length) int64: 1 for a token of a text, 0 for padding
-    rows: Tensor  # (n,) int64: positions of the n texts in the list that was batched
+    rows: Tensor  # (n,) int64: indices of the texts in the list that was batched
     shared: PackedLines | None = None
 
 
 def split_batch(lengths: Sequence[int]) -> int:
-    """Where to cut texts of these rising lengths in two, 0 for nowhere.
+    """The best place to split texts in two batches; 0 for no split.
 
-    A pass over a batch costs its padded tokens plus a little of its own, so a batch is cut in two only if the padded
-    tokens fall by an eighth or more.
+    Every batch has a fixed cost beside that of its padded tokens. A split must therefore save an eighth of the padded
+    tokens.
+
+    Args:
+        lengths: lengths of the texts in tokens, in rising order.
+
+    Example:
+        >>> split_batch([2, 2, 9]), split_batch([8, 9])
+        (2, 0)
     """
     whole = len(lengths) * lengths[-1]
     costs = [k * lengths[k - 1] + (len(lengths) - k) * lengths[-1] for k in range(1, len(lengths))]
@@ -40,12 +47,23 @@ def split_batch(lengths: Sequence[int]) -> int:
 
 
 def pack_lines(lengths: Sequence[int]) -> list[list[int]]:
-    """Which texts of these rising lengths share a line: by first-fit decreasing, in lines of one to four longest texts.
+    """Packs texts into lines by first-fit decreasing.
 
-    Attention costs more in longer lines, so that the fewest padded tokens are not always the least.
+    Lines of one to four times the longest text are tried, and the cheapest packing is kept. Tokens cost more in longer
+    lines, so the packing with the fewest padded tokens is not always the cheapest.
+
+    Args:
+        lengths: lengths of the texts in tokens, in rising order.
+
+    Returns:
+        For each line, the indices of its texts.
+
+    Example:
+        >>> pack_lines([2, 2, 4])
+        [[2], [1, 0]]
     """
     best = [[i] for i in range(len(lengths))]
-    least = 0.9 * _padded_cost(best, lengths)  # telling texts apart in a line has a cost too
+    least = 0.9 * _padded_cost(best, lengths)  # masking between the texts of a line has a cost, too
     for longest in (1, 2, 3, 4):
         found: list[list[int]] = []
         room: list[int] = []
@@ -62,25 +80,34 @@ def pack_lines(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _padded_cost(found: list[list[int]], lengths: Sequence[int]) -> float:
+    """The cost of a pass over lines, relative to that of a token in a short line."""
     width = max(sum(lengths[i] for i in line) for line in found)
-    return len(found) * width * (1 + width / _WIDE)
+    return len(found) * width * (1 + width / _DOUBLE_COST_LENGTH)
 
 
 def make_batch(
-    ids: Sequence[list[int]], rows: list[int], found: list[list[int]], pad: int, device: torch.device
+    ids: Sequence[list[int]], rows: list[int], lines: list[list[int]], pad: int, device: torch.device
 ) -> Batch:
-    """The texts `rows`, in lines that count them."""
-    tokens = [[token for i in line for token in ids[rows[i]]] for line in found]
-    shape = len(found), max(map(len, tokens))
+    """Makes a batch of the texts `rows`.
+
+    Args:
+        ids: token ids of all texts.
+        rows: indices of the texts of the batch.
+        lines: the lines, as indices into `rows`.
+        pad: token id of padding.
+        device: device of the batch.
+    """
+    tokens = [[token for i in line for token in ids[rows[i]]] for line in lines]
+    shape = len(lines), max(map(len, tokens))
     input_ids, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
     for row, line in enumerate(tokens):
         input_ids[row, : len(line)] = torch.tensor(line)
         mask[row, : len(line)] = 1
     batch = Batch(input_ids.to(device), mask.to(device), torch.tensor(rows).to(device))
-    if len(found) == len(rows):  # a text a line, in their order
+    if len(lines) == len(rows):  # one text per line
         return batch
     owner, positions = torch.full(shape, len(rows)), torch.zeros(shape, dtype=torch.long)
-    for row, line in enumerate(found):
+    for row, line in enumerate(lines):
         start = 0
         for i in line:
             end = start + len(ids[rows[i]])

@@ -1,17 +1,17 @@
-"""From an encoder, a pooling and a linear layer to an ordinary transformers sequence classifier.
+"""Builds an ordinary transformers sequence classifier from an encoder, a pooling and a linear layer.
 
-A learner computes logits = W norm(pool(encoder(x))) + b, where pool is the mean over the tokens or the first token and
-norm a LayerNorm without weights. Most classifiers of transformers look at the first token only, through a dense layer
-and an activation. Two constructions make them compute the same function, so that the saved folder needs no metatext:
+A learner computes logits = W norm(pool(encoder(x))) + b. pool is the mean over the tokens or the first token. norm is a
+LayerNorm without weights. Most classifiers of transformers read the first token only, through a dense layer and an
+activation. Two constructions make them compute the learner's function, so that the saved folder needs no metatext:
 
-- One more encoder layer. With zero queries and keys attention is uniform, so its output is the mean over the tokens;
-  values and output are multiples of the identity, the feed-forward part is zero, and the layer's own LayerNorm is norm.
-  The residual connection is made 2^20 times smaller than the mean, half of it by scaling the last LayerNorm of the
-  encoder down. With output zero instead, the residual alone is normalised: first-token pooling.
-- The dense layer and its activation become the identity: tanh by staying near zero, ReLU and GELU by a bias that keeps
-  their input positive.
+- One more encoder layer. Its queries and keys are zero, so attention is uniform, and its output is the mean over the
+  tokens. Values and output are multiples of the identity, and the feed-forward part is zero. The layer's LayerNorm is
+  norm. The residual connection must vanish beside the mean: it is made 2^20 times smaller, half of it by scaling the
+  encoder's last LayerNorm down. For first-token pooling, the attention output is zero, and norm sees the residual.
+- The dense layer and its activation become the identity. tanh stays in its linear range near zero. ReLU and GELU get a
+  bias that keeps their input positive.
 
-ModernBERT has mean pooling and a LayerNorm of its own, so only its dense layer is set.
+ModernBERT has mean pooling and a final LayerNorm already, so only its dense layer is set.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from metatext.encoders.architectures import ARCHITECTURES, Architecture
 from metatext.encoders.lora import merged_state
 from metatext.errors import InputError
 
-_SHRINK = 2.0**10  # the residual is smaller than the mean by the square of this; fits float16 as well
-_TANH_RANGE = 2.0**12  # features reach tanh divided by this: an error below 1e-5 at 20 times their standard deviation
-_SHIFT = 32.0  # a bias larger than any normalised feature of up to 1,024 dimensions, which has at most sqrt(1024)
+_SHRINK = 2.0**10  # its square is the ratio of mean to residual; it fits float16
+_TANH_RANGE = 2.0**12  # divisor before tanh; the error is below 1e-5 at 20 standard deviations of a feature
+_SHIFT = 32.0  # exceeds every normalised feature of up to 1,024 dimensions, which is at most sqrt(1024)
 
 
 def check_supported(config: Any, name: str) -> None:
-    """Refuses an encoder whose transformers classifier cannot compute the learner's function.
+    """Refuses an encoder whose transformers classifier cannot compute the function of a learner.
 
     Raises:
-        InputError: naming the architecture, why, and which are supported.
+        InputError: names the architecture, the reason, and the supported architectures.
     """
     known = config.model_type in ARCHITECTURES and not getattr(config, "is_decoder", False)
     if known and (config.model_type != "albert" or config.inner_group_num == 1):
@@ -53,17 +53,20 @@ def check_supported(config: Any, name: str) -> None:
 
 
 def to_classifier(encoder: Any, pooling: str, layer: tuple[Tensor, Tensor], classes: Sequence[str]) -> Any:
-    """A transformers `...ForSequenceClassification` that computes `layer` on the normalised, pooled encoder output.
+    """Builds a `...ForSequenceClassification` that computes `layer` on the normalised, pooled output of `encoder`.
 
     Args:
-        encoder: a supported base model (`AutoModel`), float32; it is not changed and shares no memory with the result.
+        encoder: a supported base model (`AutoModel`) in float32. It stays as it is, and shares no memory.
         pooling: "mean" or "cls".
         layer: weight (ways, hidden) and bias (ways,) of the linear layer.
-        classes: the name of each row of `layer`; become `id2label`.
+        classes: the class name of each row of `layer`, for `id2label`.
+
+    Returns:
+        The model in evaluation mode, on the device of `encoder`.
     """
     from transformers import AutoModelForSequenceClassification
 
-    layout = ARCHITECTURES[encoder.config.model_type]
+    architecture = ARCHITECTURES[encoder.config.model_type]
     config = copy.deepcopy(encoder.config)
     config.num_labels = len(classes)
     config.id2label = dict(enumerate(classes))
@@ -73,31 +76,32 @@ def to_classifier(encoder: Any, pooling: str, layer: tuple[Tensor, Tensor], clas
     if native:
         config.classifier_pooling, config.classifier_activation = pooling, "linear"
     else:
-        setattr(config, layout.depth, getattr(config, layout.depth) + 1)
+        setattr(config, architecture.depth, getattr(config, architecture.depth) + 1)
     if config.model_type == "deberta-v2":
         config.pooler_hidden_act = "linear"
-    if config.model_type == "albert":  # one group a layer: the shared layer is written out, so that the last can differ
+    if config.model_type == "albert":  # a group per layer lets the last layer differ
         config.num_hidden_groups = config.num_hidden_layers
     model = AutoModelForSequenceClassification.from_config(config).eval()
     with torch.no_grad():
         _copy_encoder(encoder, model.base_model)
         if not native:
-            layers = model.base_model.get_submodule(layout.layers)
-            _make_pooling_layer(layers[-2], layers[-1], layout, pooling)
-        _make_head(model, layout, *(tensor.cpu() for tensor in layer))
+            layers = model.base_model.get_submodule(architecture.layers)
+            _make_pooling_layer(layers[-2], layers[-1], architecture, pooling)
+        _make_head(model, architecture, *(tensor.cpu() for tensor in layer))
     return model.to(encoder.device)
 
 
 def _copy_encoder(encoder: Any, base: Any) -> None:
+    """Copies the weights of `encoder` into the base model of a classifier."""
     state = merged_state(encoder)
     if encoder.config.model_type == "albert":
-        state = _written_out(state, encoder.config)
+        state = _unshared(state, encoder.config)
     _, unexpected = base.load_state_dict(state, strict=False)
     assert not unexpected, unexpected
 
 
-def _written_out(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """ALBERT's shared groups, copied once for each layer that uses them."""
+def _unshared(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """Copies the shared groups of ALBERT, once for each layer that uses them."""
     head = "encoder.albert_layer_groups."
     result = {name: value for name, value in state.items() if not name.startswith(head)}
     for layer in range(config.num_hidden_layers):
@@ -107,36 +111,38 @@ def _written_out(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     return result
 
 
-def _make_pooling_layer(last: Any, extra: Any, layout: Architecture, pooling: str) -> None:
+def _make_pooling_layer(last: Any, extra: Any, architecture: Architecture, pooling: str) -> None:
+    """Turns the layer `extra`, above the encoder's `last`, into pooling and normalisation."""
     for name in ("query", "key", "value", "attention_output", "feed_in", "feed_out"):
-        _set_multiple(extra.get_submodule(getattr(layout, name)), 0.0)
+        _set_multiple(extra.get_submodule(getattr(architecture, name)), 0.0)
     for name in ("attention_norm", "norm"):
-        norm = extra.get_submodule(getattr(layout, name))
+        norm = extra.get_submodule(getattr(architecture, name))
         norm.weight.fill_(1.0)
         norm.bias.zero_()
     if pooling == "mean":
-        residual = last.get_submodule(layout.norm)
+        residual = last.get_submodule(architecture.norm)
         residual.weight.div_(_SHRINK)
         residual.bias.div_(_SHRINK)
-        _set_multiple(extra.get_submodule(layout.value), _SHRINK)
-        _set_multiple(extra.get_submodule(layout.attention_output), _SHRINK)
+        _set_multiple(extra.get_submodule(architecture.value), _SHRINK)
+        _set_multiple(extra.get_submodule(architecture.attention_output), _SHRINK)
 
 
-def _make_head(model: Any, layout: Architecture, weight: Tensor, bias: Tensor) -> None:
-    dense, output = model.get_submodule(layout.dense), model.get_submodule(layout.output)
-    factor = {"tanh": 1 / _TANH_RANGE, "positive": 1.0, "linear": 1.0}[layout.activation]
+def _make_head(model: Any, architecture: Architecture, weight: Tensor, bias: Tensor) -> None:
+    """Makes dense layer and activation the identity, and the output layer the linear layer."""
+    dense, output = model.get_submodule(architecture.dense), model.get_submodule(architecture.output)
+    factor = {"tanh": 1 / _TANH_RANGE, "positive": 1.0, "linear": 1.0}[architecture.activation]
     if model.config.model_type == "modernbert":
-        factor = _SHRINK  # before a LayerNorm, whose epsilon it makes negligible
+        factor = _SHRINK  # the LayerNorm that follows undoes the factor, and its epsilon becomes negligible
     _set_multiple(dense, factor)
-    output.weight.copy_(weight * _TANH_RANGE if layout.activation == "tanh" else weight)
+    output.weight.copy_(weight * _TANH_RANGE if architecture.activation == "tanh" else weight)
     output.bias.copy_(bias)
-    if layout.activation == "positive":
+    if architecture.activation == "positive":
         dense.bias.fill_(_SHIFT)
         output.bias.sub_(_SHIFT * weight.sum(1))
 
 
 def _set_multiple(linear: nn.Linear, factor: float) -> None:
-    """Makes `linear` multiply by `factor`."""
+    """Makes `linear` multiply its input by `factor`."""
     linear.weight.zero_()
     linear.weight.fill_diagonal_(factor)
     if linear.bias is not None:

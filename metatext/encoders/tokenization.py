@@ -13,23 +13,23 @@ import torch
 from metatext.encoders.packing import Batch, make_batch, pack_lines, split_batch
 from metatext.errors import InputError
 
-_LETTERS = 1.5  # of an alphabet, in a part of a word that can mean something, on average
+_LETTERS = 1.5  # average letters per token from which on the tokens of a word carry meaning
 
 
 def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
-    """The fast tokenizer of `folder`, made to put `text_prefix` before every text by itself.
+    """Loads the tokenizer of `folder`, and makes it add `text_prefix` to every text.
 
-    The prefix is part of the tokenizer's own file from then on, so plain transformers applies it too.
+    The prefix becomes part of the tokenizer's file, so plain transformers applies it too.
 
     Raises:
-        InputError: there is no tokenizer, or a prefix is asked of one without a fast implementation.
+        InputError: there is no tokenizer, or a prefix is given but the tokenizer has no fast implementation.
     """
     from tokenizers import normalizers
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     files = {path.name for path in Path(folder).iterdir()}
     if not files & {"tokenizer.json", "vocab.txt", "vocab.json"} and not any(name.endswith(".model") for name in files):
-        # transformers 5 would make a tokenizer of special tokens only
+        # transformers 5 would build a tokenizer that knows special tokens only
         raise InputError(f"{folder} has no tokenizer: no tokenizer.json or vocabulary file is in it")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -43,7 +43,7 @@ def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
     backend = tokenizer.backend_tokenizer
     parts = [normalizers.Prepend(text_prefix), *([backend.normalizer] if backend.normalizer else [])]
     backend.normalizer = normalizers.Sequence(parts)
-    # The generic class loads tokenizer.json as it stands; a model's own class would rebuild the normaliser without the
+    # The generic class loads tokenizer.json unchanged. A model's own class would rebuild the normaliser, and lose the
     # prefix.
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return PreTrainedTokenizerFast(
@@ -56,7 +56,12 @@ def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
 
 
 class TokenCache:
-    """Remembers the token ids of every text that it has seen."""
+    """Tokenises each text once, and remembers its token ids.
+
+    Attributes:
+        tokenizer: a transformers tokenizer.
+        max_length: longest text in tokens; longer texts are cut.
+    """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -66,7 +71,7 @@ class TokenCache:
         return TokenCache(self.tokenizer, self.max_length)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, cut at `max_length`."""
+        """The token ids of each text, with special tokens, cut at `max_length`."""
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         if new:
             encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)
@@ -74,30 +79,30 @@ class TokenCache:
         return [self._ids[text] for text in texts]
 
     def reads(self, name: str) -> bool:
-        """Whether the vocabulary has words for a name, or parts of words that can mean something.
+        """Whether the vocabulary covers a name by words or meaningful parts of words.
 
-        One of another language has none: most of the name is unknown to it, or is spelled by letters or their bytes.
+        A vocabulary of another language does not: most of the name is unknown to it, or is spelled letter by letter.
         """
         words = "".join(c if c.isalnum() else " " for c in name)
-        parts = self._parts(words)[len(self._parts(" ")) :]  # of which a tokenizer with a prefix makes the prefix
+        parts = self._parts(words)[len(self._parts(" ")) :]  # without the tokens of the text prefix
         most = sum(1 / _LETTERS if c.isalpha() and east_asian_width(c) not in "WF" else 1 for c in words if c != " ")
         return 2 * parts.count(self.tokenizer.unk_token) < len(parts) <= math.ceil(most)
 
     def _parts(self, text: str) -> list[str]:
-        """The tokens of a text without marks of where words begin or go on."""
-        # truncated as in `ids`: the tokenizer keeps how it was called last, and is saved so
+        """The tokens of a text, without the marks of word boundaries."""
+        # Truncated as in `ids`: the tokenizer remembers the options of its last call, and is saved with them.
         call = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=self.max_length)
         tokens = self.tokenizer.convert_ids_to_tokens(call["input_ids"])
         return [part for token in tokens if (part := token.lstrip("▁Ġ#"))]
 
     def batches(self, texts: Sequence[str], size: int, device: torch.device, packed: bool = False) -> list[Batch]:
-        """Batches of at most `size` texts of similar length, together all of `texts`.
+        """Puts texts into batches of similar length.
 
         Args:
-            texts: any number.
+            texts: any number of texts.
             size: most texts of a batch.
-            device: where the batches are put.
-            packed: let short texts share a line where that saves padding; otherwise a batch is cut in two.
+            device: device of the batches.
+            packed: let short texts share a line if that saves padding. Otherwise a batch may be split in two.
         """
         ids = self.ids(texts)
         pad = self.tokenizer.pad_token_id or 0

@@ -1,4 +1,4 @@
-"""Loads what transformers can load, quietly, with one sentence for what it cannot."""
+"""Loads models with transformers: without its log messages, and with one sentence for each failure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from metatext.errors import InputError
 
 
 def default_device() -> torch.device:
-    """The machine's accelerator, or its CPU."""
-    # A build for CUDA names its accelerator on machines without one too, unless it is asked to look.
+    """The accelerator of the machine, or its CPU."""
+    # Without check_available, a CUDA build of torch names an accelerator on a machine without one, too.
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @contextmanager
 def loading(name: str | Path, what: str) -> Iterator[None]:
-    """Transformers loads `what` from `name` in this block: quietly, and what it cannot load is an InputError."""
+    """Silences transformers within the block, and turns its failures into an InputError.
+
+    Args:
+        name: Hub id or folder, for the error.
+        what: what is loaded, for the error, such as "encoder".
+    """
     from safetensors import SafetensorError
 
     try:
@@ -36,7 +41,7 @@ def loading(name: str | Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers says nothing less than an error in this block; what matters of it becomes an InputError."""
+    """Lets transformers log errors only within the block."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -48,11 +53,11 @@ def quiet() -> Iterator[None]:
 
 
 def load_encoder(folder: Path, name: str | Path) -> Any:
-    """The pretrained encoder of a folder, in float32.
+    """Loads a pretrained encoder in float32.
 
     Args:
-        folder: holds the model in safetensors format.
-        name: what errors call it.
+        folder: folder with the model in safetensors format.
+        name: what errors call the model.
 
     Raises:
         InputError: an architecture that is not supported, or weights that are missing.
@@ -64,7 +69,7 @@ def load_encoder(folder: Path, name: str | Path) -> Any:
         encoder, loaded = AutoModel.from_pretrained(
             str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    # an encoder saved without its pooler is fine: it is not used
+    # The pooler is not used, so an encoder may lack it.
     if missing := sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler.")):
         raise InputError(f"{name} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
     return encoder
