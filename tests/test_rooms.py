@@ -23,6 +23,7 @@ ONLY = {("adaptation", "training"): {"metatext.training.schedules"}}
 """All that a room imports of another, where that is less than the whole of it."""
 NOT_IN_CORE = {"transformers", "datasets", "tokenizers"}
 MANY_HAVE = {"__init__", "settings"}
+COMMANDS = ("pretrain", "train", "search", "adapt", "predict", "evaluate", "export")
 LEVELS, FILES_AT_THE_TOP, LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 12, 12, 330, 60
 
 MODULES = {
@@ -115,7 +116,15 @@ def test_a_name_means_one_module() -> None:
     assert {name: paths for name, paths in named.items() if len(paths) > 1} == {}
 
 
-@pytest.mark.parametrize("words", [["-c", "import metatext"], ["-m", "metatext", "pretrain", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-c", "import metatext"],
+        ["-m", "metatext", "--help"],
+        *(["-m", "metatext", name, "--help"] for name in COMMANDS),
+    ],
+    ids=" ".join,
+)
 def test_what_needs_no_torch(words: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *words], capture_output=True, text=True, timeout=120, cwd=PROJECT
