@@ -38,7 +38,7 @@ def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]
         raise InputError(f"{folder} holds no model: there is no config.json (expected the output of `metatext adapt`)")
     with loading(folder, "classifier"):
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            str(path), use_safetensors=True, output_loading_info=True
+            str(path), use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     if loaded["missing_keys"]:
         raise InputError(f"{folder} holds no trained classifier: it lacks {sorted(loaded['missing_keys'])[0]}")

@@ -32,7 +32,7 @@ def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
         # transformers 5 would build a tokenizer that knows special tokens only
         raise InputError(f"{folder} has no tokenizer: no tokenizer.json or vocabulary file is in it")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} has no tokenizer that transformers can load: {_first_line(error)}") from error
     tokenizer.padding_side = "right"

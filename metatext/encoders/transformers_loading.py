@@ -65,9 +65,9 @@ def load_encoder(folder: Path, name: str | Path) -> Any:
     from transformers import AutoConfig, AutoModel
 
     with loading(name, "encoder"):
-        check_supported(AutoConfig.from_pretrained(str(folder)), str(name))
+        check_supported(AutoConfig.from_pretrained(str(folder), trust_remote_code=False), str(name))
         encoder, loaded = AutoModel.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     # The pooler is not used, so an encoder may lack it.
     if missing := sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler.")):

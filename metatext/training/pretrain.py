@@ -119,9 +119,9 @@ def _masked_language_model(encoder: str, folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     with loading(encoder, "encoder"):
-        check_supported(AutoConfig.from_pretrained(str(folder)), encoder)
+        check_supported(AutoConfig.from_pretrained(str(folder), trust_remote_code=False), encoder)
         model, loaded = AutoModelForMaskedLM.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     prefix = f"{model.base_model_prefix}."
     if missing := sorted(key for key in loaded["missing_keys"] if key.startswith(prefix)):
