@@ -84,16 +84,18 @@ class Adapt:
             f"of which it gives {correct} your label"
         )
         if start := adapted.metadata.get("start"):
-            _print_start(start, adapted.metadata["epochs"])
+            _print_start(start, adapted.metadata["epochs"], self.names)
 
 
-def _print_start(start: dict[str, Any], epochs: int) -> None:
+def _print_start(start: dict[str, Any], epochs: int, names: bool) -> None:
     """Prints the start that adaptation chose and the passes of fine-tuning, with the options that change them."""
     blend = f"{start['blend']:.0%} of the way from pretrained to meta-trained"
     tuning = f"then fine-tuned in {epochs} passes over your texts" if epochs else "not fine-tuned"
     print(f"encoder: {blend} (--blend), {tuning} (--epochs)")
     prior = "those of the sources; what was learned of them" if start["shared"] else "what their names say"
-    if start["names_weight"]:
+    if not names:
+        print("classes: known by your texts alone (--no-names)")
+    elif start["names_weight"]:
         print(f"classes: {prior} counts as much as {start['names_weight']:g} more texts of each")
     else:
         reason = "no label says what it means, or your texts speak against it"

@@ -214,7 +214,9 @@ def test_names_can_be_switched_off(
         return float(metadata["start"]["names_weight"])
 
     assert weight() > 0  # the sources have these classes
+    capsys.readouterr()
     assert weight("--no-names") == 0
+    assert "classes: known by your texts alone (--no-names)" in capsys.readouterr().out
     assert weight("--class-names", *(f"{label}=" for label in labels)) == 0
     sentence = refused(*adapt, "--no-names", "--class-names", f"{labels[0]}=x", "--overwrite")
     assert "--no-names and --class-names contradict each other" in sentence
