@@ -123,4 +123,5 @@ def _conjugate_gradient(
 
 
 def _dot(some: list[Tensor], other: list[Tensor]) -> float:
+    """Returns the inner product over all tensors."""
     return float(sum(torch.dot(a.flatten(), b.flatten()) for a, b in zip(some, other, strict=True)))

@@ -1,1 +1,1 @@
-"""What depends on the insides of transformers: architectures, tokens, adapters, classifiers."""
+"""Code that depends on the internals of transformers: architectures, tokens, adapters and classifiers."""

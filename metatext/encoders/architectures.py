@@ -1,4 +1,4 @@
-"""The supported architectures of transformers: the paths of their parts, and what their layers allow."""
+"""Supported architectures of transformers: the module paths of their parts, and properties of their layers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import Any
 
 
 def first_position(config: Any) -> int:
-    """The position number that the encoder gives to the first token of a text."""
+    """Returns the position number that the encoder gives to the first token of a text."""
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         return int(config.pad_token_id) + 1
     return 0
 
 
 def positions(config: Any) -> int:
-    """The longest input, in tokens, that the encoder has positions for."""
+    """Returns the length in tokens of the longest input that the encoder has positions for."""
     return int(config.max_position_embeddings) - first_position(config)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Module paths of an architecture's parts, and what its layers allow.
+    """Module paths of an architecture's parts, and properties of its layers.
 
     Attributes:
-        layers: path of the layers in the base model.
-        depth: field of the configuration with the number of layers.
-        query, key, value, attention_output, attention_norm, feed_in, feed_out, norm: paths in a layer.
-        dense, output: paths in the sequence classifier.
-        activation: function between dense and output: tanh, linear, or positive (identity for positive input).
-        absolute: positions enter through the embeddings only, so texts can share a line of a batch.
+        layers: path of the list of layers, relative to the base model.
+        depth: field of the configuration that holds the number of layers.
+        query, key, value, attention_output, attention_norm, feed_in, feed_out, norm: paths relative to a layer.
+        dense, output: paths relative to the sequence classifier.
+        activation: function between dense and output: "tanh", "linear", or "positive" (ReLU and GELU, which are the
+            identity on large enough positive input).
+        absolute: positions enter through the embeddings only. Several texts can then share a line of a batch.
         separable: a layer needs only the output of the layer below, and shares no parameters. This does not hold for
             DeBERTa (convolution), ModernBERT (alternating attention) and ALBERT (shared layers).
     """

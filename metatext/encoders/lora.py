@@ -40,17 +40,17 @@ def add_adapters(encoder: Any, rank: int) -> None:
 
 
 def adapter_state(encoder: Any) -> dict[str, Tensor]:
-    """The weights of the adapters, by their names in the encoder. Empty without adapters."""
+    """Returns the weights of the adapters by their names in the encoder; empty if it has no adapters."""
     return {name: p.detach() for name, p in encoder.named_parameters() if _MARK in name}
 
 
 def base_state(encoder: Any) -> dict[str, Tensor]:
-    """The base weights of the encoder, under the names that they have without adapters."""
+    """Returns the base weights of the encoder, under the names that they have without adapters."""
     return {name.replace(_BASE, ""): value for name, value in encoder.state_dict().items() if _MARK not in name}
 
 
 def merged_state(encoder: Any) -> dict[str, Tensor]:
-    """The weights of an equivalent encoder without adapters: each adapter is added to its matrix."""
+    """Returns the weights of an equivalent encoder without adapters: each adapter is added to its matrix."""
     state = base_state(encoder)
     for name, module in encoder.named_modules():
         if hasattr(module, "get_delta_weight"):

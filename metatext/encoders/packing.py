@@ -1,4 +1,4 @@
-"""Batches of token ids with little padding: short texts share a line, or a batch is split in two."""
+"""Batches of token ids with little padding. Short texts share a line, or a batch is split in two."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_DOUBLE_COST_LENGTH = 1024  # tokens in a line of which each costs twice as much as in a short line (attention)
+# Length of a line, in tokens, at which attention makes a token cost twice as much as in a short line.
+_DOUBLE_COST_LENGTH = 1024
 
 
 class PackedLines(NamedTuple):
-    """The text of each token in a shared line. Attention must not cross texts. Both are int64 (lines, length)."""
+    """Text and position of each token, if texts share lines. Attention must not cross texts.
+
+    Both tensors are int64 (lines, length).
+    """
 
     owner: Tensor  # number of the token's text, 0 .. n - 1; n for padding
     positions: Tensor  # position of the token in its text
 
 
 class Batch(NamedTuple):
-    """The tokens of n texts. A line holds one text, or several if `shared` is given."""
+    """Tokens of n texts. A line (row of the tensors) holds one text, or several if `shared` is given."""
 
     input_ids: Tensor  # (lines, length) int64
     attention_mask: Tensor  # (lines, length) int64: 1 for a token of a text, 0 for padding
@@ -28,13 +32,13 @@ class Batch(NamedTuple):
 
 
 def split_batch(lengths: Sequence[int]) -> int:
-    """The best place to split texts in two batches; 0 for no split.
+    """Returns the best number of texts for the first of two batches; 0 for a single batch.
 
-    Every batch has a fixed cost beside that of its padded tokens. A split must therefore save an eighth of the padded
-    tokens.
+    A batch has a fixed cost besides the cost of its padded tokens. Two batches must therefore save an eighth of the
+    padded tokens.
 
     Args:
-        lengths: lengths of the texts in tokens, in rising order.
+        lengths: lengths of the texts in tokens, in ascending order.
 
     Example:
         >>> split_batch([2, 2, 9]), split_batch([8, 9])
@@ -49,11 +53,11 @@ def split_batch(lengths: Sequence[int]) -> int:
 def pack_lines(lengths: Sequence[int]) -> list[list[int]]:
     """Packs texts into lines by first-fit decreasing.
 
-    Lines of one to four times the longest text are tried, and the cheapest packing is kept. Tokens cost more in longer
-    lines, so the packing with the fewest padded tokens is not always the cheapest.
+    The function tries lines of one to four times the longest text and returns the cheapest packing. A token costs more
+    in a longer line, so the packing with the fewest padded tokens is not always the cheapest.
 
     Args:
-        lengths: lengths of the texts in tokens, in rising order.
+        lengths: lengths of the texts in tokens, in ascending order.
 
     Returns:
         For each line, the indices of its texts.
@@ -63,7 +67,7 @@ def pack_lines(lengths: Sequence[int]) -> list[list[int]]:
         [[2], [1, 0]]
     """
     best = [[i] for i in range(len(lengths))]
-    least = 0.9 * _padded_cost(best, lengths)  # masking between the texts of a line has a cost, too
+    least = 0.9 * _padded_cost(best, lengths)  # packing must save a tenth, because the mask between texts has a cost
     for longest in (1, 2, 3, 4):
         found: list[list[int]] = []
         room: list[int] = []
@@ -79,10 +83,10 @@ def pack_lines(lengths: Sequence[int]) -> list[list[int]]:
     return best
 
 
-def _padded_cost(found: list[list[int]], lengths: Sequence[int]) -> float:
-    """The cost of a pass over lines, relative to that of a token in a short line."""
-    width = max(sum(lengths[i] for i in line) for line in found)
-    return len(found) * width * (1 + width / _DOUBLE_COST_LENGTH)
+def _padded_cost(lines: list[list[int]], lengths: Sequence[int]) -> float:
+    """Returns the cost of a pass over padded lines; the unit is the cost of a token in a short line."""
+    width = max(sum(lengths[i] for i in line) for line in lines)
+    return len(lines) * width * (1 + width / _DOUBLE_COST_LENGTH)
 
 
 def make_batch(
@@ -93,7 +97,7 @@ def make_batch(
     Args:
         ids: token ids of all texts.
         rows: indices of the texts of the batch.
-        lines: the lines, as indices into `rows`.
+        lines: for each line, its texts as indices into `rows`.
         pad: token id of padding.
         device: device of the batch.
     """

@@ -1,4 +1,4 @@
-"""From the states of tokens to one vector a text."""
+"""Pools the states of tokens into one vector per text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from metatext.encoders.packing import Batch
 
 
 def pool(states: Tensor, batch: Batch, first_token: bool) -> Tensor:
-    """Normalised text vectors (n, hidden), of norm sqrt(hidden).
+    """Pools token states, and normalises the vectors with a LayerNorm without weights.
 
     Args:
-        states: the encoder's last hidden states, (lines, length, hidden).
-        batch: the n texts whose states they are.
-        first_token: take the state of a text's first token; otherwise the mean over its tokens.
+        states: last hidden states of the encoder, float (lines, length, hidden).
+        batch: the batch of n texts that the encoder read.
+        first_token: take the state of the first token of a text. Otherwise take the mean over its tokens.
+
+    Returns:
+        Text vectors (n, hidden), each with mean 0 and Euclidean norm sqrt(hidden).
     """
     if batch.shared:
         owner, positions = batch.shared
         texts = torch.arange(len(batch.rows), device=states.device).unsqueeze(1)
-        tokens = owner.flatten() == texts  # (n, tokens): those that count for a text
+        tokens = owner.flatten() == texts  # (n, lines * length): the tokens of each text
         if first_token:
             tokens &= positions.flatten() == 0
         pooled = (tokens.to(states.dtype) / tokens.sum(1, keepdim=True)) @ states.flatten(0, 1)

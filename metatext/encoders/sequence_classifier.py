@@ -6,8 +6,9 @@ activation. Two constructions make them compute the learner's function, so that 
 
 - One more encoder layer. Its queries and keys are zero, so attention is uniform, and its output is the mean over the
   tokens. Values and output are multiples of the identity, and the feed-forward part is zero. The layer's LayerNorm is
-  norm. The residual connection must vanish beside the mean: it is made 2^20 times smaller, half of it by scaling the
-  encoder's last LayerNorm down. For first-token pooling, the attention output is zero, and norm sees the residual.
+  norm. The residual connection must have no effect, so it is made 2^20 times smaller than the mean: the encoder's
+  last LayerNorm is scaled by 2^-10, and values and output by 2^10 each. For first-token pooling, the attention output
+  is zero, and norm reads the residual.
 - The dense layer and its activation become the identity. tanh stays in its linear range near zero. ReLU and GELU get a
   bias that keeps their input positive.
 

@@ -1,4 +1,4 @@
-"""Token ids: each text is tokenised once."""
+"""Tokenises texts, each of them once, and makes batches of their token ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from metatext.encoders.packing import Batch, make_batch, pack_lines, split_batch
 from metatext.errors import InputError
 
-_LETTERS = 1.5  # average letters per token from which on the tokens of a word carry meaning
+_MIN_LETTERS_PER_TOKEN = 1.5  # words with shorter tokens on average are spelled, and the tokens carry no meaning
 
 
 def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
@@ -71,7 +71,7 @@ class TokenCache:
         return TokenCache(self.tokenizer, self.max_length)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, with special tokens, cut at `max_length`."""
+        """Returns the token ids of each text, with special tokens, cut at `max_length`."""
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         if new:
             encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)
@@ -79,17 +79,23 @@ class TokenCache:
         return [self._ids[text] for text in texts]
 
     def reads(self, name: str) -> bool:
-        """Whether the vocabulary covers a name by words or meaningful parts of words.
+        """Returns whether the vocabulary covers a name with words or meaningful parts of words.
 
-        A vocabulary of another language does not: most of the name is unknown to it, or is spelled letter by letter.
+        The vocabulary of another language fails in one of two ways. Half of the tokens or more are unknown, or the
+        tokens spell the name letter by letter. A digit or a wide (East Asian) character may be a
+        token by itself.
         """
         words = "".join(c if c.isalnum() else " " for c in name)
         parts = self._parts(words)[len(self._parts(" ")) :]  # without the tokens of the text prefix
-        most = sum(1 / _LETTERS if c.isalpha() and east_asian_width(c) not in "WF" else 1 for c in words if c != " ")
+        most = sum(
+            1 / _MIN_LETTERS_PER_TOKEN if c.isalpha() and east_asian_width(c) not in "WF" else 1
+            for c in words
+            if c != " "
+        )
         return 2 * parts.count(self.tokenizer.unk_token) < len(parts) <= math.ceil(most)
 
     def _parts(self, text: str) -> list[str]:
-        """The tokens of a text, without the marks of word boundaries."""
+        """Returns the tokens of a text without the marks of word boundaries."""
         # Truncated as in `ids`: the tokenizer remembers the options of its last call, and is saved with them.
         call = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=self.max_length)
         tokens = self.tokenizer.convert_ids_to_tokens(call["input_ids"])
@@ -100,7 +106,7 @@ class TokenCache:
 
         Args:
             texts: any number of texts.
-            size: most texts of a batch.
+            size: maximum number of texts in a batch.
             device: device of the batches.
             packed: let short texts share a line if that saves padding. Otherwise a batch may be split in two.
         """

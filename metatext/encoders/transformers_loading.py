@@ -14,8 +14,8 @@ from metatext.errors import InputError
 
 
 def default_device() -> torch.device:
-    """The accelerator of the machine, or its CPU."""
-    # Without check_available, a CUDA build of torch names an accelerator on a machine without one, too.
+    """Returns the accelerator of the machine, or its CPU if it has none."""
+    # Without check_available, a CUDA build of torch returns "cuda" even if the machine has no GPU.
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
@@ -24,8 +24,8 @@ def loading(name: str | Path, what: str) -> Iterator[None]:
     """Silences transformers within the block, and turns its failures into an InputError.
 
     Args:
-        name: Hub id or folder, for the error.
-        what: what is loaded, for the error, such as "encoder".
+        name: Hub id or folder in the error message.
+        what: kind of object in the error message, such as "encoder".
     """
     from safetensors import SafetensorError
 
@@ -41,7 +41,7 @@ def loading(name: str | Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lets transformers log errors only within the block."""
+    """Lets transformers log nothing but errors within the block."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -57,10 +57,10 @@ def load_encoder(folder: Path, name: str | Path) -> Any:
 
     Args:
         folder: folder with the model in safetensors format.
-        name: what errors call the model.
+        name: name of the model in error messages.
 
     Raises:
-        InputError: an architecture that is not supported, or weights that are missing.
+        InputError: the architecture is not supported, or weights are missing.
     """
     from transformers import AutoConfig, AutoModel
 
