@@ -1,4 +1,4 @@
-"""All classes of settings in one place; each field is an option of the command line."""
+"""The settings of files, learners, training, evaluation and search. Each field is an option of the command line."""
 
 from metatext.data.settings import EpisodeSettings as EpisodeSettings
 from metatext.data.settings import Table as Table

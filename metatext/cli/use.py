@@ -35,7 +35,8 @@ class Adapt:
     The default for a prototype head is none: its start is chosen from your texts.
     The default for a learned (linear) head is the number in meta-training."""
     names: bool = True
-    """Use class names, and what the learner knows of source classes with the same name."""
+    """Use class names, and what the learner knows of source classes with the same name.
+    --no-names turns this off."""
     class_names: tuple[str, ...] = ()
     """What the labels mean, written label=name.
     A name is a word or a short description in the language of the texts. By default the labels are the names."""
@@ -56,6 +57,7 @@ class Adapt:
         """Runs the command; all input is read before anything is written."""
         from metatext.adaptation.adapt import adapt
         from metatext.encoders.transformers_loading import default_device
+        from metatext.learners.heads import LinearHead
         from metatext.learners.learner import Learner
 
         check_free(self.output, self.overwrite)
@@ -65,12 +67,14 @@ class Adapt:
         if class_names and not self.names:
             raise InputError("--no-names and --class-names contradict each other: choose one")
         domain = read_domain(self.file, self.table)
-        if not self.names:
-            class_names = dict.fromkeys(domain.classes, "")
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
         unlabelled = read_unlabelled(self.unlabelled, self.table)
         learner = Learner.from_pretrained(self.learner).to(default_device())
+        if not self.names:
+            if isinstance(learner.head, LinearHead):
+                raise InputError("--no-names is for learners with a prototype head; this one's head uses no names")
+            class_names = dict.fromkeys(domain.classes, "")
         adapted = adapt(
             learner, domain.texts, domain.labels, self.steps, class_names, self.blend, self.epochs, unlabelled
         )

@@ -99,7 +99,7 @@ def ablations(adaptation: Adaptation) -> dict[str, Method]:
         "without class names": adaptation(lambda classes: None),
         "without source classes": adaptation(sources=False),
     }
-    if adaptation.class_names:
+    if any((adaptation.class_names or {}).values()):
         rows["labels as class names"] = adaptation(readable_names)
     if adaptation.learner.pretrained is not None:
         rows |= {"meta-trained weights": adaptation(blend=1.0), "pretrained weights": adaptation(blend=0.0)}

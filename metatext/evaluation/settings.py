@@ -38,7 +38,8 @@ class EvaluateSettings:
     """Rows of the table. Default: all but setfit (minutes per fit on a CPU), unlabelled (the learners with unlabelled
     texts of the target) and ablations (the learners with one part of adaptation changed)."""
     names: bool = True
-    """Let the given learners use class names, and what they know of source classes with the same name."""
+    """Let the given learners use class names, and what they know of source classes with the same name.
+    --no-names turns this off."""
     class_names: tuple[str, ...] = ()
     """Names of labels in the language of the texts, as label=name. The given learners use them, as in adapt."""
     test: str | None = None
@@ -71,6 +72,8 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if parse_class_names(self.class_names) and not self.names:
             raise InputError("names=False and class_names contradict each other: choose one")
+        if "ablations" in self.methods and not self.names:
+            raise InputError("the ablations leave out names themselves: take methods without ablations, or names=True")
         check_at_least(self, 0, "draw_seed")
         check_at_least(self, 1, "test_size", "fine_tune_steps", "setfit_steps")
         check_at_least(self, 0, "fine_tune_epochs")

@@ -7,15 +7,16 @@ import dataclasses
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import optuna
+from typing import TYPE_CHECKING, Any
 
 from metatext.errors import InputError
 from metatext.evaluation.plot import pyplot, save_figure
 from metatext.files import absolute, new_file, write_text
 from metatext.search.search_space import configure
 from metatext.training.job import Job
+
+if TYPE_CHECKING:
+    import optuna
 
 logger = logging.getLogger(__name__)
 

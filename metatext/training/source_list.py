@@ -1,4 +1,4 @@
-"""`sources.json`: which files a run was trained on, so that an evaluation can read them again."""
+"""Writes and reads `sources.json`, the list of source files of a run. An evaluation can so read them again."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FILE = "sources.json"
 
 
 def write_source_list(run: Path, paths: Sequence[str], table: Table) -> None:
-    """Notes the source files of a run, and how they were read."""
+    """Writes the list of source files, and how they were read."""
     write_json(run / _FILE, [{"path": absolute(path)} | dataclasses.asdict(table) for path in paths])
 
 
 def read_listed_sources(run: str) -> list[Domain]:
-    """The source domains that a run was trained on.
+    """Reads the source domains that a run was trained on.
 
     Raises:
         InputError: the folder holds a classifier, or has no list of sources.

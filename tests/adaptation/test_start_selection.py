@@ -570,6 +570,8 @@ def test_names_on_the_command_line_are_pairs() -> None:
         parse_class_names(["sports="], "target_labels")
     with pytest.raises(InputError, match="names=False and class_names contradict each other"):
         EvaluateSettings(names=False, class_names=("sports=体育",))
+    with pytest.raises(InputError, match="the ablations leave out names themselves"):
+        EvaluateSettings(names=False, methods=("maml", "ablations"))
     with pytest.raises(InputError, match="class_names gives label 'a' two names, 'x' and 'y'"):
         EvaluateSettings(class_names=("a=x", "a=y"))
 

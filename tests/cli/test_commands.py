@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -220,6 +221,20 @@ def test_names_can_be_switched_off(
     assert weight("--class-names", *(f"{label}=" for label in labels)) == 0
     sentence = refused(*adapt, "--no-names", "--class-names", f"{labels[0]}=x", "--overwrite")
     assert "--no-names and --class-names contradict each other" in sentence
+
+
+def test_sources_are_read_only_for_methods_that_train_on_them(
+    run: Path, folder: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    (moved / "sources.json").unlink()
+    evaluate = ("evaluate", moved, "--target", folder / "target.jsonl", "--shots", 1, "--draws", 2, "--no-progress")
+    assert "does not say what it was trained on" in refused(
+        *evaluate, "--methods", "joint", "--output", tmp_path / "a.json"
+    )
+    main(words(*evaluate, "--methods", "majority", "tfidf", "--output", tmp_path / "b.json"))
+    assert (tmp_path / "b.json").exists()
 
 
 def test_a_column_parts_the_sources_also_when_they_are_read_again(

@@ -62,7 +62,7 @@ def make_job(sources: tuple[str, str], tiny_bert: Path, tmp_path: Path) -> Calla
 
 
 class FakeTraining:
-    """In place of `pipeline.train`: validates at every step with the accuracy that `accuracy` gives the k-th call.
+    """In place of `meta_training.train`: validates at every step with the accuracy that `accuracy` gives the k-th call.
 
     What it gives instead of a number is raised.
     """
@@ -385,16 +385,13 @@ def test_a_database_that_cannot_be_opened_is_refused(make_job: Callable[..., Job
         search(make_job(), settings(storage=storage))
 
 
-def test_a_missing_optuna_costs_one_sentence(
-    sources: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "metatext.search.search")
-    with pytest.raises(SystemExit) as stop:
-        main(["search", "--source", *sources, "--encoder", "x", "--output", str(tmp_path / "search")])
-    assert stop.value.code == 2
+def test_a_missing_optuna_costs_one_sentence(sources: tuple[str, str], tmp_path: Path) -> None:
+    words = ["search", "--source", *sources, "--encoder", "x", "--output", str(tmp_path / "search")]
+    code = f"import sys; sys.modules['optuna'] = None; from metatext.cli.main import main; main({words!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
     sentence = "metatext: metatext search needs optuna, which is not installed: pip install 'metatext[search]'\n"
-    assert capsys.readouterr() == ("", sentence)
+    assert (done.stdout, done.stderr) == ("", sentence)
 
 
 # ---------------------------------------------------------------- the command
