@@ -1,8 +1,8 @@
-"""Hyper-parameter search over meta-training with Optuna. The objective is measured on held-out source classes.
+"""Hyper-parameter search over meta-training with Optuna. Trials are judged on held-out source classes.
 
     metatext search --source news.jsonl --encoder BAAI/bge-small-zh-v1.5 --output runs/search --trials 20
 
-A database stores the study. The same command continues it after an interruption, and several machines can share it.
+The study is in a database. The same command continues after an interruption, and several machines can share it.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 _DATABASE = "study.db"
-_HEARTBEAT, _GRACE_PERIOD = 60, 180  # seconds; a trial without a heartbeat for the grace period counts as killed
+_HEARTBEAT, _SILENCE = 60, 180  # seconds; a trial without a heartbeat for longer was killed
 _NOT_COMPARED = ("output", "progress", "resume", "overwrite", "tracker", "save_every", "kept_graphs")
-"""Options that may change when a search is continued, because they do not change its results."""
 
 
 def search(job: Job, settings: SearchSettings) -> optuna.Study:
@@ -75,20 +74,20 @@ def search(job: Job, settings: SearchSettings) -> optuna.Study:
     Raises:
         InputError: no validation is possible; the space and the options contradict each other; the study or the output
             folder belongs to a search with other sources or options; the database cannot be opened.
-        FileExistsError: the output folder is not empty and does not belong to a search.
+        FileExistsError: the output folder holds something else.
     """
-    output = _checked_output(job)
+    output = _output_of(job)
     domains = read_domains(job.source, job.table)
     _check_validation(job, domains)
-    space = _checked_space(job, settings)
-    identity = _identity(job, settings, space, domains)
-    identity_file = output / "search.json"
-    if identity_file.exists():
-        _check_same(str(output), json.loads(identity_file.read_text(encoding="utf-8")), identity)
+    space = _space_of(job, settings)
+    asked = _asked(job, settings, space, domains)
+    note = output / "search.json"
+    if note.exists():
+        _check_same(str(output), json.loads(note.read_text(encoding="utf-8")), asked)
     study = _open(settings, output, job.config.eval_every)
-    _check_same(f"the study {settings.study!r}", study.user_attrs.get("asked", identity), identity)
-    study.set_user_attr("asked", identity)
-    write_json(identity_file, identity)
+    _check_same(f"the study {settings.study!r}", study.user_attrs.get("asked", asked), asked)
+    study.set_user_attr("asked", asked)
+    write_json(note, asked)
     while True:
         write_trials(study, space, output / "trials.csv")
         write_best(study, job, output / "best.py")
@@ -105,7 +104,7 @@ def _run(
     trial: optuna.Trial, job: Job, domains: Sequence[Domain], space: SearchSpace, settings: SearchSettings
 ) -> float:
     """Trains with the values that the trial draws, and returns its objective."""
-    # Trial numbers are unique across machines and restarts, so no two trials draw from the same random stream.
+    # Trial numbers are unique across machines and restarts, so no two trials draw from the same stream.
     trial.study.sampler = _sampler(settings.sampler, job.episodes.seed, trial.number)
     values: dict[str, Any] = {}
     for name, choices in space.items():
@@ -134,7 +133,6 @@ def _run(
 
 
 def _draw(trial: optuna.Trial, name: str, choices: Range | tuple[Any, ...]) -> Any:
-    """Draws the value of a name: one of the values, or a number of the range."""
     if not isinstance(choices, Range):
         return trial.suggest_categorical(name, choices)
     if isinstance(choices.low, int):
@@ -143,16 +141,15 @@ def _draw(trial: optuna.Trial, name: str, choices: Range | tuple[Any, ...]) -> A
 
 
 def _sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of trial `number`."""
-    trial_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if name == "tpe":
         # Multivariate TPE would sample before the trial has its number.
-        return optuna.samplers.TPESampler(seed=trial_seed, multivariate=False)
-    return optuna.samplers.RandomSampler(seed=trial_seed)
+        return optuna.samplers.TPESampler(seed=own, multivariate=False)
+    return optuna.samplers.RandomSampler(seed=own)
 
 
 def _queue_combination(study: optuna.Study, space: SearchSpace, seed: int) -> bool:
-    """Queues a combination of the grid that no trial on any machine has used. Returns whether there was one."""
+    """Queues a combination of the grid that no trial on any machine has. Returns whether there was one."""
     _silently(optuna.storages.fail_stale_trials, study)
     trials = [t for t in study.get_trials(deepcopy=False) if t.state != optuna.trial.TrialState.FAIL]
     if any(trial.state == optuna.trial.TrialState.WAITING for trial in trials):
@@ -166,8 +163,7 @@ def _queue_combination(study: optuna.Study, space: SearchSpace, seed: int) -> bo
     return False
 
 
-def _checked_output(job: Job) -> Path:
-    """Returns the output folder, after checking the options that a search does not allow."""
+def _output_of(job: Job) -> Path:
     if PartialState().num_processes > 1:
         raise InputError(
             "a trial runs in one process: start metatext search without a launcher, once for each GPU or machine, "
@@ -181,14 +177,14 @@ def _checked_output(job: Job) -> Path:
     if job.unlabelled or job.config.adversarial:
         raise InputError("a search is judged on source classes, which adversarial training is not for: leave it out")
     output = Path(job.config.output)
-    existing = {path.name for path in output.iterdir()} if output.exists() else set()
-    if existing - {_DATABASE} and "search.json" not in existing:
+    there = {path.name for path in output.iterdir()} if output.exists() else set()
+    if there - {_DATABASE} and "search.json" not in there:
         raise FileExistsError(f"{output} already exists and holds no search: choose another output")
     return output
 
 
-def _checked_space(job: Job, settings: SearchSettings) -> SearchSpace:
-    """Returns the search space, after checking it against all other options. For a grid, ranges become values."""
+def _space_of(job: Job, settings: SearchSettings) -> SearchSpace:
+    """The search space, checked against all other options. For a grid, ranges become values."""
     space = parse_space(settings.space)
     if saved_settings(job.encoder):
         raise InputError(f"{job.encoder} is a saved learner, but a search starts from a pretrained encoder")
@@ -197,7 +193,7 @@ def _checked_space(job: Job, settings: SearchSettings) -> SearchSpace:
         try:
             learner, config = configure(values, job.learner, job.config)
             check_method(config, learner, config.mixed_precision)
-            if learner.scope not in scopes:  # loads the encoder, since a scope may need an optional package
+            if learner.scope not in scopes:  # a scope may need an optional package
                 Learner.from_pretrained(job.encoder, **dataclasses.asdict(learner))
                 scopes.add(learner.scope)
         except InputError as error:
@@ -208,7 +204,6 @@ def _checked_space(job: Job, settings: SearchSettings) -> SearchSpace:
 
 
 def _check_validation(job: Job, domains: Sequence[Domain]) -> None:
-    """Checks that the sources have classes for validation."""
     if make_samplers(domains, job.episodes, job.learner.head == "linear")[1] is None:
         raise InputError(
             "a search needs validation on held-out classes, and there is none: give --valid-fraction above 0, sources "
@@ -216,25 +211,24 @@ def _check_validation(job: Job, domains: Sequence[Domain]) -> None:
         )
 
 
-def _identity(job: Job, settings: SearchSettings, space: SearchSpace, domains: Sequence[Domain]) -> dict[str, Any]:
-    """Returns what identifies a search: space, objective, encoder, sources, and the options that are not searched."""
+def _asked(job: Job, settings: SearchSettings, space: SearchSpace, domains: Sequence[Domain]) -> dict[str, Any]:
+    """What identifies a search: space, objective, encoder, sources, and the options that are not searched."""
     options = {k: v for part in (job.learner, job.episodes, job.config) for k, v in dataclasses.asdict(part).items()}
     searched = {*space, *(("inner_steps", "second_order_steps") if "order" in space else ())}
     words = (f"{name}={v if isinstance(v, Range) else ','.join(map(str, v))}" for name, v in space.items())
-    identity = {"space": " ".join(words), "objective": settings.objective}
-    identity |= {"encoder": job.encoder, "sources": describe_domains(domains)}
-    identity |= {name: value for name, value in options.items() if name not in {*_NOT_COMPARED, *searched}}
-    as_in_json: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists
-    return as_in_json
+    asked = {"space": " ".join(words), "objective": settings.objective}
+    asked |= {"encoder": job.encoder, "sources": describe_domains(domains)}
+    asked |= {name: value for name, value in options.items() if name not in {*_NOT_COMPARED, *searched}}
+    plain: dict[str, Any] = json.loads(json.dumps(asked))
+    return plain
 
 
-def _check_same(place: str, saved: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Checks that the search saved in `place` is the same as the one that starts."""
-    saved = {**defaults_of(EpisodeSettings, LearnerSettings, TrainConfig), **saved}  # it may predate an option
-    for name, value in identity.items():
-        if saved.get(name) != value:
+def _check_same(place: str, before: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    before = {**defaults_of(EpisodeSettings, LearnerSettings, TrainConfig), **before}  # a note may predate an option
+    for name, value in asked.items():
+        if before.get(name) != value:
             raise InputError(
-                f"{place} is a search with {name}={saved.get(name)}, not {value}: repeat its options, or "
+                f"{place} is a search with {name}={before.get(name)}, not {value}: repeat its options, or "
                 "name another --output (with --storage, another --study)"
             )
 
@@ -251,10 +245,10 @@ def _open(settings: SearchSettings, output: Path, eval_every: int) -> optuna.Stu
     }[settings.pruner]
     output.mkdir(parents=True, exist_ok=True)
     url = settings.storage or f"sqlite:///{output.resolve() / _DATABASE}"
-    engine_options = {"connect_args": {"timeout": _HEARTBEAT}} if url.startswith("sqlite") else {}
+    patience = {"connect_args": {"timeout": _HEARTBEAT}} if url.startswith("sqlite") else {}
     try:
         storage = _silently(
-            optuna.storages.RDBStorage, url, engine_options, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE_PERIOD
+            optuna.storages.RDBStorage, url, patience, heartbeat_interval=_HEARTBEAT, grace_period=_SILENCE
         )
         return optuna.create_study(
             storage=storage,

@@ -1,4 +1,4 @@
-"""The search space: the values that a trial may draw, and the settings that result from them."""
+"""The search space: which values a trial may draw, and the settings that they give."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INNER_LOOP_NAMES = {"inner_lr", "inner_steps", "scope"}
 
 @dataclass(frozen=True)
 class Range:
-    """The integers from low to high, or learning rates from low to high, drawn on a logarithmic scale."""
+    """The integers from low to high, or the learning rates between them on a logarithmic scale."""
 
     low: float
     high: float
@@ -32,12 +32,7 @@ class Range:
         return f"{self.low}..{self.high}"
 
     def on_grid(self) -> tuple[float, ...]:
-        """Returns every integer, or for learning rates both ends and about one value per decade between them.
-
-        Example:
-            >>> Range(1, 4).on_grid(), Range(1e-3, 1e-1).on_grid()
-            ((1, 2, 3, 4), (0.001, 0.01, 0.1))
-        """
+        """Every integer, or both ends of a range of learning rates and about one value per decade between."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return tuple(range(self.low, self.high + 1))
         points = 1 + max(1, round(math.log10(self.high / self.low)))
@@ -45,7 +40,7 @@ class Range:
 
 
 SearchSpace = Mapping[str, Range | tuple[Any, ...]]
-"""The range or the values of each name. `order` comes first, because it decides whether others are drawn."""
+"""The range or the values of each name. The order comes first, because other names depend on it."""
 
 
 def parse_space(words: Iterable[str]) -> SearchSpace:
@@ -58,23 +53,22 @@ def parse_space(words: Iterable[str]) -> SearchSpace:
         >>> parse_space(["scope=all,head"])
         {'scope': ('all', 'head')}
     """
-    defaults = dict(word.split("=") for word in SearchSettings().space)
+    usual = dict(word.split("=") for word in SearchSettings().space)
     given: dict[str, str] = {}
     for word in words:
         name, _, values = word.partition("=")
         name = name.replace("_", "-")
-        if name not in defaults:
-            raise InputError(f"--space searches {', '.join(defaults)}, each as a name or as name=values; got {word!r}")
+        if name not in usual:
+            raise InputError(f"--space searches {', '.join(usual)}, each as a name or as name=values; got {word!r}")
         if name in given:
             raise InputError(f"--space names {name} twice")
-        given[name] = values or defaults[name]
+        given[name] = values or usual[name]
     if not given:
-        raise InputError(f"--space is empty: name some of {', '.join(defaults)}")
+        raise InputError(f"--space is empty: name some of {', '.join(usual)}")
     return {name: _read(flag, given[flag]) for name in _KINDS if (flag := name.replace("_", "-")) in given}
 
 
 def _read(flag: str, text: str) -> Range | tuple[Any, ...]:
-    """Parses the range or the values of one name."""
     kind = _KINDS[flag.replace("-", "_")]
     try:
         if kind is str:
@@ -85,10 +79,10 @@ def _read(flag: str, text: str) -> Range | tuple[Any, ...]:
         low, dots, high = text.partition("..")
         if not dots:
             return tuple(dict.fromkeys(kind(value) for value in text.split(",")))
-        bounds = Range(kind(low), kind(high))
-        if not 0 < bounds.low <= bounds.high:
+        found = Range(kind(low), kind(high))
+        if not 0 < found.low <= found.high:
             raise ValueError
-        return bounds
+        return found
     except ValueError:
         allowed = {
             str: f"{flag}={','.join(_ORDERS)}, or some of these",
@@ -99,35 +93,34 @@ def _read(flag: str, text: str) -> Range | tuple[Any, ...]:
 
 
 def is_drawn(name: str, values: Mapping[str, Any]) -> bool:
-    """Returns whether a trial with these `values` draws `name`. A prototypical network has no inner loop."""
+    """Whether a trial with these `values` draws `name`. A prototypical network has no inner loop."""
     return values.get("order") != "prototypical" or name not in _INNER_LOOP_NAMES
 
 
 def combinations(space: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Returns all combinations that trials can draw, without repeats."""
+    """All combinations that trials can draw, without repeats."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for chosen in itertools.product(*space.values()):
-        candidate = dict(zip(space, chosen, strict=True))
-        values = {name: value for name, value in candidate.items() if is_drawn(name, candidate)}
+        every = dict(zip(space, chosen, strict=True))
+        values = {name: value for name, value in every.items() if is_drawn(name, every)}
         found[tuple(values.items())] = values
     return list(found.values())
 
 
 def extremes(space: SearchSpace) -> list[dict[str, Any]]:
-    """Returns the combinations of all values and range ends. If any combination is invalid, one of these is."""
+    """The combinations of all values and range ends. If a combination is invalid, one of these is."""
     return combinations({n: (v.low, v.high) if isinstance(v, Range) else v for n, v in space.items()})
 
 
 def configure(
     values: Mapping[str, Any], learner: LearnerSettings, config: TrainConfig
 ) -> tuple[LearnerSettings, TrainConfig]:
-    """Returns the settings of a trial.
+    """The settings of a trial.
 
-    The values replace those of `learner` and `config`. Without an `order` among the values, full MAML stays full with
-    any number of inner steps.
+    If the order is not searched, that of `learner` stays. Full MAML stays full with any number of inner steps.
 
     Args:
-        values: the values that the trial drew, by name.
+        values: what the trial drew.
         learner: the other settings of the learner.
         config: the other settings of the outer loop.
 

@@ -16,25 +16,22 @@ class SearchSettings:
         *("inner-lr=0.001..0.1", "outer-lr=3e-6..3e-4", "inner-steps=1..8", "scope=all,head,top:2"),
         "order=prototypical,first-order,full",
     )
-    """Options to search: some of these names, each alone, as name=low..high, or as name=a,b,c.
-    A name alone has its default values. All other options stay as given.
-    A prototypical network has no inner-lr, inner-steps or scope."""
+    """What is searched: some of these names, each alone, as name=low..high, or as name=a,b,c.
+    All other options stay as given. A prototypical network has no inner rate, steps or scope."""
     trials: int = 20
-    """Trials of the study, over all machines. Pruned trials count. Interrupted trials do not."""
+    """Trials of the study, on all machines together. Pruned trials count, interrupted ones do not."""
     objective: Literal["accuracy", "loss"] = "accuracy"
-    """Objective of a trial: the best validation accuracy, or the loss (nats) at that validation.
+    """What is optimised: the best validation accuracy, or the best validation loss.
     The loss separates trials better if few classes are held out."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """tpe: samples near good trials (Bergstra 2011). random: samples independently.
-    grid: runs all combinations in random order. A range of learning rates becomes its two ends and
-    one value per decade."""
+    """tpe samples near good trials (Bergstra 2011). grid runs the combinations in random order.
+    A range of learning rates gives a grid its two ends and one value per decade."""
     pruner: Literal["median", "halving", "none"] = "median"
-    """Which trials stop early, at a validation. none: no trial.
-    median: trials that are worse than the median of the others, from the sixth trial on.
-    halving: all except the best quarter, after eval_every steps, four times as many, and so on."""
+    """Which trials stop at a validation. median: from the sixth on, those below the median of the others.
+    halving: all but the best quarter, after eval_every steps, four times as many, and so on."""
     storage: str | None = None
-    """Database that several machines share, as a URL that Optuna accepts, such as postgresql://user@host/name.
-    Default: study.db in the output folder."""
+    """Database that machines share: any URL that Optuna accepts, such as postgresql://user@host/name.
+    By default study.db in the output folder."""
     study: str = "metatext"
     """Name of the study in the database."""
 

@@ -1,4 +1,4 @@
-"""The files of a study: a table of trials, a script that trains the best one, and a plot of importances."""
+"""The files of a study: the table of trials, a script that trains the best one, and the importance of each name."""
 
 from __future__ import annotations
 
@@ -22,30 +22,27 @@ logger = logging.getLogger(__name__)
 
 
 def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Returns the completed and the pruned trials of all machines."""
+    """The completed and pruned trials, of all machines."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
 
 
 def best_of(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
-    """Returns the completed trial with the best objective. Of accuracy and loss, the one not optimised breaks ties."""
+    """The completed trial with the best objective. The other of accuracy and loss breaks ties."""
 
-    def rank(trial: optuna.trial.FrozenTrial) -> tuple[float, float]:
+    def merit(trial: optuna.trial.FrozenTrial) -> tuple[float, float]:
         accuracy, loss = trial.user_attrs["best_accuracy"], trial.user_attrs["best_loss"]
         return (accuracy, -loss) if objective_of(study) == "accuracy" else (-loss, accuracy)
 
-    return max((trial for trial in finished(study) if trial.state.name == "COMPLETE"), key=rank, default=None)
+    return max((trial for trial in finished(study) if trial.state.name == "COMPLETE"), key=merit, default=None)
 
 
 def objective_of(study: optuna.Study) -> str:
-    """Returns the objective of the study: accuracy or loss."""
+    """The objective of the study: accuracy or loss."""
     return "accuracy" if study.direction.name == "MAXIMIZE" else "loss"
 
 
 def write_trials(study: optuna.Study, space: Iterable[str], path: Path) -> None:
-    """Writes a CSV file with a row per trial: state, objective, last step, seconds and values.
-
-    The objective of a trial that was stopped is its best so far.
-    """
+    """Writes a CSV row per trial: state, objective (the best so far if it was stopped), last step, seconds, values."""
     names, objective = list(space), objective_of(study)
     best = max if objective == "accuracy" else min
     with new_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
@@ -63,7 +60,7 @@ def write_trials(study: optuna.Study, space: Iterable[str], path: Path) -> None:
 
 
 def write_best(study: optuna.Study, job: Job, path: Path) -> None:
-    """Writes a script that trains and evaluates the best configuration. Writes nothing without a completed trial."""
+    """Writes a script that trains the best configuration and evaluates it, with options of the command line."""
     best = best_of(study)
     if best is None:
         return
@@ -85,7 +82,7 @@ _SCRIPT = '''\
 """The best of {trials} trials, number {number}: validation {objective} {value:.3f} on held-out source classes.
 
     python best.py                                       # trains it again, into trial-{number} beside this file
-    python best.py --target my.csv --output table.json   # and evaluates it, with any option of metatext evaluate
+    python best.py --target my.csv --output table.json   # and judges it, with any option of metatext evaluate
 """
 
 import sys
@@ -108,7 +105,7 @@ if __name__ == "__main__":
 
 
 def options_of(settings: Any) -> list[list[str]]:
-    """Returns the command-line options that give these settings. Settings at their defaults are left out."""
+    """The command-line options that give these settings. Settings at their defaults are left out."""
     found = []
     for field in dataclasses.fields(settings):
         value, flag = getattr(settings, field.name), field.name.replace("_", "-")
@@ -124,7 +121,7 @@ def options_of(settings: Any) -> list[list[str]]:
 
 
 def draw_importances(study: optuna.Study, path: Path) -> None:
-    """Plots how well each searched name separates the best trials from the others (PED-ANOVA importance)."""
+    """Draws the importance of each searched name (PED-ANOVA): how well it separates the best trials from the others."""
     from optuna.importance import get_param_importances
 
     if len({trial.value for trial in finished(study) if trial.state.name == "COMPLETE"}) < 2:
@@ -136,8 +133,8 @@ def draw_importances(study: optuna.Study, path: Path) -> None:
         logger.warning("no %s: matplotlib is not installed, pip install 'metatext[plot]'", path.name)
         return
     shares = get_param_importances(study)
-    figure, axes = plt.subplots(figsize=(6, 0.5 + 0.4 * len(shares)), layout="constrained")
+    sheet, axes = plt.subplots(figsize=(6, 0.5 + 0.4 * len(shares)), layout="constrained")
     axes.barh(list(shares), list(shares.values()))
     axes.invert_yaxis()
     axes.set_xlabel(f"importance for the validation {objective_of(study)} (PED-ANOVA)")
-    save_figure(path, figure)
+    save_figure(path, sheet)

@@ -22,17 +22,16 @@ from metatext.learners.settings import LearnerSettings
 from metatext.options import defaults_of
 from metatext.training.settings import TrainConfig
 
-SAMPLER_SETTINGS = ("ways", "shots", "queries", "seed", "shared_labels", "varied", "temperature", "hard")
-"""Settings of the episode sampler that a checkpoint records."""
+SAMPLER = ("ways", "shots", "queries", "seed", "shared_labels", "varied", "temperature", "hard")
+"""The sampler's settings that a checkpoint records."""
 
 _FIXED_ON_RESUME = {
-    *("encoder", *SAMPLER_SETTINGS, "domains", "valid_domains", "target_texts"),
+    *("encoder", *SAMPLER, "domains", "valid_domains", "target_texts"),
     *("meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "patience"),
     *("outer_lr", "head_lr", "rate_lr", "weight_decay", "warmup_fraction", "max_grad_norm", "mixed_precision"),
     *("multi_step_fraction", "first_order_fraction", "names", "adversarial"),
     *(field.name for field in dataclasses.fields(LearnerSettings) if field.name not in ("kept_graphs", "batch_size")),
 }
-"""Options that change the result of a run. A resumed run must have the same values."""
 
 
 @dataclass
@@ -40,37 +39,28 @@ class RunState:
     """The progress of a run, saved in each checkpoint."""
 
     step: int = 0
-    """Outer steps taken."""
     best_step: int = -1
-    """Outer steps at the best validation. -1: no validation so far."""
     best_accuracy: float = -1.0
-    """Validation accuracy at `best_step`."""
     best_loss: float = sys.float_info.max
-    """Validation loss at `best_step`, in nats."""
     validations_since_best: int = 0
-    """Validations without progress."""
     skipped: int = 0
-    """Episodes that were skipped because a loss or gradient was not finite."""
     bad_in_a_row: int = 0
-    """Bad episodes since the last good one, without overflows of float16."""
     loss_scale: float = 1.0
-    """Factor of the losses in float16 passes."""
     steps_since_scale: int = 0
-    """Outer steps since the loss scale last changed, in float16."""
 
 
 def step_folder(output: Path, step: int) -> Path:
-    """Returns the folder of the checkpoint after `step` outer steps."""
+    """The folder of the checkpoint after `step` outer steps."""
     return output / "checkpoints" / f"step-{step:06d}"
 
 
 def has_checkpoint(output: Path) -> bool:
-    """Returns whether the run in `output` has a checkpoint."""
+    """Whether the run in `output` has a checkpoint."""
     return any((output / "checkpoints").glob("step-*"))
 
 
 def last_checkpoint(output: Path) -> Path:
-    """Returns the folder of the newest checkpoint of the run in `output`.
+    """The folder of the newest checkpoint of the run in `output`.
 
     Raises:
         InputError: there is none.
@@ -111,7 +101,7 @@ def prune_checkpoints(folder: Path, keep: set[Path]) -> None:
 def load_checkpoint(
     folder: Path, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]
 ) -> tuple[RunState, list[dict[str, float]]]:
-    """Loads the optimiser's moments, and returns the state and the validation history of the run.
+    """Loads the optimiser's moments, and returns the run's state and validation history.
 
     Args:
         folder: the checkpoint.
@@ -122,13 +112,13 @@ def load_checkpoint(
         InputError: the run was started with options that give another result.
     """
     saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    saved_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     defaults = defaults_of(EpisodeSettings, TrainConfig, LearnerSettings) | {"classes": "", "target_texts": ""}
-    saved_config = defaults | saved_config  # a checkpoint may predate an option
+    before = defaults | before  # a checkpoint may predate an option
     for key in sorted(_FIXED_ON_RESUME):
-        if saved_config[key] != config[key]:
+        if before[key] != config[key]:
             raise InputError(
-                f"{folder.parent.parent} was started with {key}={saved_config[key]}, not {config[key]}: "
+                f"{folder.parent.parent} was started with {key}={before[key]}, not {config[key]}: "
                 "resume with the same options, or start anew with --overwrite"
             )
     moments: dict[int, dict[str, Tensor]] = {}
@@ -140,5 +130,5 @@ def load_checkpoint(
 
 
 def read_weights(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """Returns the parameters of a checkpoint, by name."""
+    """The parameters of a checkpoint, by name."""
     return load_file(folder / "weights.safetensors", device=str(device))

@@ -25,8 +25,8 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
 
     Args:
         learner: its head is changed in place.
-        sampler: draws the episodes.
-        episodes: the loss is summed over this many first episodes of the sampler.
+        sampler: the loss is that of the first `episodes` episodes.
+        episodes: number of episodes.
     """
     assert isinstance(learner.head, PrototypeHead)
     losses: dict[float, float] = {}
@@ -39,7 +39,7 @@ def calibrate_scale(learner: Learner, sampler: EpisodeSampler, episodes: int = 4
         for exponent in range(1, 10):
             learner.head.log_scale.fill_(math.log(2.0**exponent))
             layer = learner.head.start(episode.classes, centroids)
-            loss = sum(float(cross_entropy(layer.logits(x), labels, reduction="sum")) for x, labels in features)
+            loss = sum(float(cross_entropy(layer.logits(x), y, reduction="sum")) for x, y in features)
             losses[2.0**exponent] = losses.get(2.0**exponent, 0.0) + loss
     best = min(losses, key=lambda scale: losses[scale])
     learner.head.log_scale.fill_(math.log(best))

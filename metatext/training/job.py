@@ -1,4 +1,4 @@
-"""The options of a meta-training run, as the commands `train` and `search` share them."""
+"""The options of a meta-training job."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metatext.training.settings import TrainConfig
 
 @dataclass(frozen=True)
 class Job:
-    """The sources, the encoder and all settings of a meta-training run. A search varies some settings in each trial."""
+    """The sources, the encoder and all settings of a meta-training; a search varies some of them in each trial."""
 
     source: tuple[str, ...]
     """Labelled files, each a source domain. Data sets on the Hub are written hub:ID[:CONFIG[:SPLIT]]."""
     encoder: str
     """Pretrained encoder, as a Hub id or a folder. A saved learner continues its training."""
     unlabelled: tuple[str, ...] = ()
-    """Files of unlabelled target texts for --adversarial: tables, or .txt files with one text per line."""
+    """Files of unlabelled target texts for --adversarial: tables, or .txt files with a text per line."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
     episodes: OmitArgPrefixes[EpisodeSettings] = field(default_factory=EpisodeSettings)
     learner: OmitArgPrefixes[LearnerSettings] = field(default_factory=LearnerSettings)

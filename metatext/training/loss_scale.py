@@ -23,15 +23,15 @@ def count_bad_episodes(state: RunState, bad: Sequence[bool], first: int, float16
     The scale is halved after a step with a bad episode, and doubled after 200 steps without one.
 
     Args:
-        state: its counters and loss scale are changed in place.
+        state: changed in place.
         bad: whether each episode of the meta-batch had a non-finite loss or gradient.
         first: number of the first episode.
-        float16: whether the encoder's passes are in float16.
+        float16: whether passes are in float16.
 
     Raises:
-        FloatingPointError: ten episodes in a row were bad.
+        FloatingPointError: ten episodes in a row were bad. The message says what to change.
     """
-    overflow = float16 and state.loss_scale > 1.0  # a smaller scale may prevent it: not counted as in a row
+    overflow = float16 and state.loss_scale > 1.0  # a smaller scale may mend it, so it does not count in a row
     for number, is_bad in enumerate(bad):
         state.bad_in_a_row = state.bad_in_a_row + 1 if is_bad and not overflow else 0
         if is_bad:
@@ -52,5 +52,5 @@ def count_bad_episodes(state: RunState, bad: Sequence[bool], first: int, float16
 
 
 def all_finite(tensors: list[Tensor]) -> bool:
-    """Returns whether no tensor holds an infinity or NaN."""
+    """Whether no tensor holds an infinity or NaN."""
     return bool(torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors)]).sum()))

@@ -1,4 +1,4 @@
-"""Meta-trains a learner on domains, for `metatext train`, the recipes and the search."""
+"""Meta-trains a learner on domains: what `metatext train`, recipes and the search share."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def train(
 
     Args:
         domains: the sources.
-        encoder: Hub id or folder of a pretrained encoder or of a saved learner. A saved learner keeps its own value of
-            each setting that has its default in `settings`.
-        settings: settings of the learner: head, inner loop, meta-gradient.
-        episodes: settings of the episodes and of the split into training and validation classes.
-        config: settings of the outer loop.
+        encoder: Hub id or folder of a pretrained encoder, or of a saved learner. A saved learner keeps its own settings
+            where `settings` has the default.
+        settings: the method.
+        episodes: ways, shots, validation classes.
+        config: the outer loop.
         on_validation: called after each validation (see `MetaTrainer`).
         target_texts: unlabelled target texts for adversarial training.
 
@@ -47,7 +47,7 @@ def train(
         The summary of `MetaTrainer.train`.
 
     Raises:
-        InputError: options or sources contradict each other.
+        InputError: options or sources that do not go together.
         FileExistsError: the output folder holds a run.
     """
     if config.output:
@@ -58,7 +58,7 @@ def train(
     sampler, valid_sampler = make_samplers(domains, episodes, shared)
     defaults = dataclasses.asdict(LearnerSettings())
     changed = {name: value for name, value in dataclasses.asdict(settings).items() if value != defaults[name]}
-    if changed.keys() & {"algorithm", "inner_optimizer"}:  # the saved second_order_steps may contradict these
+    if changed.keys() & {"algorithm", "inner_optimizer"}:  # the saved order may contradict these
         changed["second_order_steps"] = settings.second_order_steps
     learner = Learner.from_pretrained(encoder, **changed | ({"classes": sampler.classes} if shared else {}))
     return MetaTrainer(learner, sampler, valid_sampler, config, on_validation, target_texts).train()
@@ -67,10 +67,10 @@ def train(
 def make_samplers(
     domains: Sequence[Domain], episodes: EpisodeSettings, shared: bool
 ) -> tuple[EpisodeSampler, EpisodeSampler | None]:
-    """Returns the samplers of training and validation episodes. Without validation classes, the second is None.
+    """The episodes for training, and those for validation (None if no validation is possible).
 
     With a prototype head, each episode draws new classes, and validation classes are held out of the sources. With a
-    linear head (`shared`), all domains share their classes, and no class is held out.
+    linear head (`shared`), all domains share their classes. Nothing is then held out, and the last weights are kept.
     """
     train_domains, valid_domains = list(domains), list[Domain]()
     if not shared:
@@ -85,9 +85,9 @@ def make_samplers(
         logger.info("%s: %d rows, %d classes to train on", domain.name, len(domain), len(domain.classes))
     held_out = sorted(set().union(*(domain.classes for domain in valid_domains)))
     if shared:
-        why = "a linear head learns all classes"
+        why = "the learned head has them all"
     else:
-        why = "too few classes" if episodes.valid_fraction or episodes.valid_classes else "as requested"
+        why = "there are none to spare" if episodes.valid_fraction or episodes.valid_classes else "as was asked"
     nothing = f"no class ({why}): the last weights are kept"
     logger.info("held out for validation: %s", ", ".join(held_out) or nothing)
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}

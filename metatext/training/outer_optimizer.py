@@ -12,9 +12,9 @@ from metatext.training.settings import TrainConfig
 
 
 def parameter_groups(parameters: Mapping[str, Tensor], config: TrainConfig) -> list[dict[str, Any]]:
-    """Groups the parameters of a learner and its adversary by learning rate and weight decay, for a torch optimiser.
+    """Groups the parameters of a learner and its adversary for a torch optimiser.
 
-    Each group keeps its peak learning rate as `peak_lr`. Only the matrices of the encoder have weight decay.
+    Each group keeps its peak learning rate as `peak_lr`.
     """
 
     def rate_and_decay(name: str, parameter: Tensor) -> tuple[float, float]:

@@ -26,8 +26,8 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
     """Trains `encoder` by masked language modelling on `texts`, and writes it to `output` as a transformers folder.
 
     15% of the tokens are masked (Devlin 2019, section 3.1). The output is the encoder alone, ready for meta-training.
-    A sentence encoder has no masked-language-modelling head. It gets a new one, which is trained too, and with 3,000
-    texts it lost accuracy (docs/results.md).
+    An encoder without a masked-language-modelling head, such as a sentence encoder, gets a new one, which is trained
+    too. With 3,000 texts, such an encoder lost accuracy (docs/results.md).
 
     Args:
         encoder: Hub id or folder.
@@ -40,7 +40,7 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
 
     Raises:
         InputError: `encoder` has no mask token or is not an encoder; there are no texts; there are several processes.
-        FileExistsError: `output` is not empty.
+        FileExistsError: `output` already holds something.
         FloatingPointError: the loss or a weight is not finite; nothing is written.
     """
     from accelerate import PartialState
@@ -80,12 +80,8 @@ def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainS
 
     length = min(settings.max_length, tokenizer.model_max_length, model.config.max_position_embeddings)
     if length < settings.max_length:
-        logger.info("texts are cut at %d tokens, the longest input of the encoder", length)
-    logger.info(
-        "for comparison: a uniform guess over the %d tokens has a loss of %.2f nats",
-        len(tokenizer),
-        math.log(len(tokenizer)),
-    )
+        logger.info("texts are cut at %d tokens, which is what the encoder takes", length)
+    logger.info("a guess among its %d tokens has a loss of %.2f", len(tokenizer), math.log(len(tokenizer)))
     prefixed = [settings.text_prefix + text for text in texts]
     rows = Dataset.from_dict({"input_ids": tokenizer(prefixed, truncation=True, max_length=length)["input_ids"]})
     with tempfile.TemporaryDirectory() as scratch:
@@ -94,16 +90,16 @@ def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainS
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch_size,
             learning_rate=settings.lr,
-            warmup_steps=0.1,  # values below 1 are a share of all steps
+            warmup_steps=0.1,  # as a share of all steps
             weight_decay=0.01,
             bf16=settings.mixed_precision == "bf16",
-            use_cpu=default_device().type == "cpu",  # otherwise bf16 is refused on a CPU
+            use_cpu=default_device().type == "cpu",  # bf16 is refused on a CPU otherwise
             seed=settings.seed,
             save_strategy="no",
             logging_strategy="epoch",
             logging_nan_inf_filter=False,
             report_to=[],
-            dataloader_pin_memory=torch.cuda.is_available(),  # otherwise torch warns on a CPU
+            dataloader_pin_memory=torch.cuda.is_available(),  # warns on a CPU otherwise
             disable_tqdm=not settings.progress,
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
@@ -120,7 +116,6 @@ def _train(model: Any, tokenizer: Any, texts: Sequence[str], settings: PretrainS
 
 
 def _masked_language_model(encoder: str, folder: Path) -> Any:
-    """Loads the encoder with its masked-language-modelling head, or with a new head if it has none."""
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     with loading(encoder, "encoder"):
@@ -133,8 +128,8 @@ def _masked_language_model(encoder: str, folder: Path) -> Any:
         raise InputError(f"{encoder} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
     if loaded["missing_keys"]:
         logger.warning(
-            "%s has no masked-language-modelling head: a new one is trained. With few texts, a sentence encoder loses "
-            "accuracy by that (docs/results.md)",
+            "%s has no head for masked words: a new one is learned, which takes many texts, and meanwhile a sentence "
+            "encoder loses what it knows (docs/results.md)",
             encoder,
         )
     return model

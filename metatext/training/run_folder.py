@@ -22,7 +22,7 @@ _FIRST_FILES = {"checkpoints", TRACKER_RUN}  # written before the first checkpoi
 
 
 def check_output(output: Path, config: TrainConfig) -> None:
-    """Checks that a run can start in the output folder, or can be resumed from it.
+    """Refuses an output folder that holds something, or nothing to resume.
 
     Raises:
         FileExistsError: the folder holds a run and neither `resume` nor `overwrite` is set.
@@ -31,7 +31,7 @@ def check_output(output: Path, config: TrainConfig) -> None:
     if config.resume:
         last_checkpoint(output)
     elif output.is_dir() and {p.name for p in output.iterdir()} <= _FIRST_FILES and not has_checkpoint(output):
-        return  # a run interrupted before its first checkpoint may be overwritten
+        return  # a run that was interrupted before its first checkpoint has nothing to lose
     else:
         check_free(output, config.overwrite, "--resume to go on, or --overwrite to replace it")
 
@@ -43,15 +43,15 @@ def set_aside(output: Path) -> None:
         shutil.rmtree(output)  # the leftovers of an interrupted replacement
     else:
         output.rename(replaced)
-    logger.info("the replaced run is kept in %s until the new run is finished", replaced)
+    logger.info("what is replaced is kept in %s until the new learner is there", replaced)
 
 
 def finish_run(output: Path, learner: Learner, summary: dict[str, Any]) -> None:
-    """Writes `training.json` and the learner. The metadata file comes last: a run that has it is complete."""
+    """Writes `training.json` and the learner. The metadata come last: a run that has them is complete."""
     write_json(output / "training.json", summary)
     part = output / ".learner.part"
-    for leftover in output.glob(".*learner.part*"):  # from a run that was killed at this point
-        shutil.rmtree(leftover)
+    for left in output.glob(".*learner.part*"):  # of a run that was killed at this point
+        shutil.rmtree(left)
     learner.save_pretrained(part)
     for file in sorted(part.iterdir(), key=lambda file: file.name == METADATA):
         file.replace(output / file.name)
@@ -61,5 +61,5 @@ def finish_run(output: Path, learner: Learner, summary: dict[str, Any]) -> None:
 
 
 def _replaced(output: Path) -> Path:
-    """Returns the folder that keeps a replaced run until the new one is finished."""
+    """The folder that keeps a replaced run until the new one is finished."""
     return output.with_name(f".{output.name}.replaced")

@@ -10,10 +10,9 @@ from metatext.training.settings import TrainConfig
 
 
 def multi_step_weights(config: TrainConfig, inner_steps: int, step: int) -> tuple[list[float] | None, int | None]:
-    """Returns the query-loss weights and the order of the meta-gradient in an outer step of MAML++.
+    """The query-loss weights and the order of MAML++ in one outer step (Antoniou 2019, section 4).
 
-    Multi-step loss and derivative-order annealing (Antoniou 2019, section 4). The weights move linearly from equal
-    weights to all weight on the last inner step.
+    The weights move linearly from equal ones to all weight on the last inner step.
 
     Args:
         config: `multi_step_fraction` and `first_order_fraction` say how long each schedule lasts.
@@ -33,7 +32,7 @@ def multi_step_weights(config: TrainConfig, inner_steps: int, step: int) -> tupl
 
 
 def learning_rate(step: int, steps: int, warmup_fraction: float) -> float:
-    """Returns the share of the peak learning rate in a step, from 0: linear warm-up, then linear decay to 0.
+    """The share of the peak learning rate in step 0, 1, ...: linear warm-up, then linear decay to 0.
 
     Example:
         >>> [round(learning_rate(step, steps=5, warmup_fraction=0.4), 2) for step in range(5)]
@@ -46,7 +45,7 @@ def learning_rate(step: int, steps: int, warmup_fraction: float) -> float:
 def shuffled_batches(texts: int, batch_size: int, steps: int, seed: int = 0) -> Iterator[list[int]]:
     """Yields the row numbers of each step's batch, epoch after shuffled epoch.
 
-    A batch that spans two epochs may hold a row twice.
+    A batch that spans two epochs may hold a text twice.
     """
     generator, rows = torch.Generator().manual_seed(seed), list[int]()
     for _ in range(steps):

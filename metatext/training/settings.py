@@ -15,11 +15,11 @@ class TrainConfig:
     """Settings of the outer loop."""
 
     meta_steps: int = 150
-    """Outer steps. Each updates the initialisation once."""
+    """Outer steps, each an update of the initialisation."""
     meta_batch_size: int = 4
     """Episodes per outer step, shared between the processes."""
     outer_lr: float = 3e-5
-    """Peak learning rate of the encoder (AdamW)."""
+    """Peak learning rate of the encoder, with AdamW."""
     head_lr: float = 1e-3
     """Peak learning rate of a learned (linear) head, and of the adversary."""
     rate_lr: float = 1e-2
@@ -27,18 +27,18 @@ class TrainConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay of the encoder's matrices."""
     warmup_fraction: float = 0.1
-    """Share of the outer steps in which the learning rates rise. Then they fall linearly to 0."""
+    """Share of the outer steps with rising learning rates. They fall to 0 linearly after."""
     max_grad_norm: float = 1.0
-    """Largest norm of the encoder's meta-gradient. A larger gradient is scaled down to it."""
+    """Largest norm of the encoder's meta-gradient. A longer one is scaled down."""
     multi_step_fraction: float = 0.0
-    """Share of the outer steps, from the first, that use the query loss after every inner step (MAML++, Antoniou 2019).
-    Its weight moves linearly to the last inner step."""
+    """Share of the outer steps with a query loss after every inner step (MAML++, Antoniou 2019).
+    Its weights move to the last inner step."""
     first_order_fraction: float = 0.0
-    """Share of the outer steps, from the first, that use first-order gradients despite second_order_steps (MAML++)."""
+    """Share of the outer steps, from the first, that are first-order despite second_order_steps (MAML++)."""
     names: bool = True
     """Add the name of each class, its label in words, to its support texts.
-    The encoder thus learns to use names as examples. Episodes in which a class has no name are left as they are.
-    Numbers are no names, nor are words that the encoder's vocabulary does not cover.
+    The encoder then learns where names lie. Only episodes in which all classes have a name use it.
+    Numbers, and words that the encoder cannot read, are no names.
     Domains of two classes and linear heads never use names. --no-names turns this off."""
     adversarial: float = 0.0
     """Weight of domain-adversarial training with unlabelled target texts (DANN, Ganin 2016).
@@ -49,13 +49,13 @@ class TrainConfig:
     eval_episodes: int = 24
     """Validation episodes, the same at each validation."""
     patience: int = 4
-    """Stop after this many validations in a row without progress. 0: never stop early."""
+    """Stop after this many validations without progress. 0: never."""
     save_every: int = 25
     """Outer steps between two checkpoints."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the encoder's passes. Weights and updates stay float32. fp16 is meant for GPUs."""
     output: str | None = None
-    """Folder for the learner and the checkpoints. In Python, nothing is written without it."""
+    """Folder for the learner and the checkpoints. In Python, nothing is written without one."""
     resume: bool = False
     """Continue from the last checkpoint in the output folder."""
     overwrite: bool = False
@@ -77,10 +77,10 @@ class TrainConfig:
 
 
 def check_method(config: TrainConfig, settings: LearnerSettings, precision: str) -> None:
-    """Checks that the options of the outer loop have an effect, and do no harm, with the learner's method.
+    """Refuses options that have no effect, or do harm, with the learner's method.
 
     Raises:
-        InputError: an option does not fit the method.
+        InputError: names the option and what it needs.
     """
     if config.multi_step_fraction and (settings.algorithm != "maml" or settings.inner_steps < 2):
         raise InputError("multi_step_fraction needs algorithm='maml' and at least two inner_steps")
@@ -99,7 +99,7 @@ class PretrainSettings:
     """Settings of continued pre-training."""
 
     epochs: float = 1.0
-    """Passes over the texts. Fractions are allowed."""
+    """Passes over the texts."""
     lr: float = 5e-5
     """Peak learning rate (AdamW, 10% warm-up, linear decay)."""
     batch_size: int = 32
@@ -107,11 +107,11 @@ class PretrainSettings:
     max_length: int = 128
     """Longest text in tokens. Longer texts are cut."""
     text_prefix: str = ""
-    """Prefix of every text, for encoders that were trained with one. Use the same prefix in metatext train."""
+    """Prefix of every text, for encoders that were trained with one. Give it to train as well."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Precision of the passes. Weights stay float32."""
     seed: int = 0
-    """Seed of the order of the texts, the masked tokens and a new head's weights."""
+    """Seed of the order of the texts, the masked tokens, and a new head."""
     progress: bool = True
     """Show a progress bar; --no-progress hides it."""
 

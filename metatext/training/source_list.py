@@ -1,4 +1,4 @@
-"""Writes and reads `sources.json`, the list of source files of a run. An evaluation reads the sources again from it."""
+"""Writes and reads `sources.json`, the list of source files of a run. An evaluation can so read them again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE = "sources.json"
 
 
 def write_source_list(run: Path, paths: Sequence[str], table: Table) -> None:
-    """Writes the list of source files, each with the options with which it was read."""
+    """Writes the list of source files, and how they were read."""
     write_json(run / _FILE, [{"path": absolute(path)} | dataclasses.asdict(table) for path in paths])
 
 
@@ -27,7 +27,7 @@ def read_listed_sources(run: str) -> list[Domain]:
 
     Raises:
         InputError: the folder holds a classifier, or has no list of sources.
-        FileNotFoundError: a source file no longer exists.
+        FileNotFoundError: a source file is gone.
     """
     if read_metadata(Path(run)).get("kind") == "classifier":
         raise InputError(f"{run} holds a classifier, but what is needed is a learner, which metatext train writes")

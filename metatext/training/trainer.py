@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -27,7 +28,7 @@ from metatext.learners.meta_gradient import evaluate_episode, run_episode
 from metatext.learners.weight_blending import remember_source_classes
 from metatext.training.adversary import ADVERSARY_PREFIX, Adversary, adversarial_weight
 from metatext.training.checkpoints import (
-    SAMPLER_SETTINGS,
+    SAMPLER,
     RunState,
     last_checkpoint,
     load_checkpoint,
@@ -37,8 +38,7 @@ from metatext.training.checkpoints import (
     step_folder,
 )
 from metatext.training.initial_head_scale import calibrate_scale
-from metatext.training.loss_scale import FIRST_LOSS_SCALE, count_bad_episodes
-from metatext.training.meta_batch import MetaBatch
+from metatext.training.loss_scale import FIRST_LOSS_SCALE, all_finite, count_bad_episodes
 from metatext.training.outer_optimizer import parameter_groups
 from metatext.training.run_folder import TRACKER_RUN, check_output, finish_run, set_aside
 from metatext.training.schedules import learning_rate, multi_step_weights
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class MetaTrainer:
-    """Meta-trains a learner over episodes (Finn 2017, algorithm 2).
+    """Meta-trains a learner over episodes (Finn 2017, algorithm 1).
 
     Each outer step averages the meta-gradients of `meta_batch_size` episodes. Under `accelerate launch`, the processes
     share the episodes of a step by index, and their gradients are added. The result equals that of one process up to
@@ -108,14 +108,14 @@ class MetaTrainer:
         if target_texts:
             hidden = learner.encoder.config.hidden_size
             self.adversary = Adversary(hidden, target_texts, sampler.seed).to(learner.log_inner_lr)
-            logger.info("adversarial training with %d unlabelled texts of the target", len(target_texts))
+            logger.info("the encoder learns to hide %d unlabelled texts of the target", len(target_texts))
             self.parameters |= {ADVERSARY_PREFIX + name: p for name, p in self.adversary.named_parameters()}
         self.names = self._class_names()
         self.optimizer = torch.optim.AdamW(parameter_groups(self.parameters, self.config), fused=True)
         self.history: list[dict[str, float]] = []
 
     def _accelerator(self) -> Accelerator:
-        """Returns Accelerate's view of processes, devices and the tracker."""
+        """Accelerate's view of processes, devices and the tracker."""
         try:
             accelerator = Accelerator(
                 log_with=self.config.tracker,
@@ -130,17 +130,17 @@ class MetaTrainer:
         return accelerator
 
     def _class_names(self) -> dict[str, str]:
-        """Returns label -> class name, for the names that are added to the support texts of their class."""
+        """Names of source classes, by label, that join the support texts of their class."""
         if not (self.config.names and isinstance(self.learner.head, PrototypeHead)):
             return {}
         domains = self.sampler.domains + (self.valid_sampler.domains if self.valid_sampler else [])
         names = names_of_domains(domains, self.learner.tokens.reads)
         if names:
-            logger.info("the names of %d classes are added to their support texts", len(names))
+            logger.info("%d classes have names, which stand among their texts", len(names))
         else:
             logger.info(
-                "no class names are added to the support texts: no source with more than two classes has labels that "
-                "the encoder can read"
+                "no names stand among the texts: of no source with more than two classes do the labels say something "
+                "that the encoder reads"
             )
         return names
 
@@ -153,24 +153,37 @@ class MetaTrainer:
         Raises:
             FloatingPointError: ten episodes in a row had a non-finite loss or gradient.
         """
-        started = time.time()
-        self._begin()
-        config, state, first_step = self.config, self.state, self.state.step
-        best = self._copy_of_weights()
+        config, started = self.config, time.time()
+        if self.output and config.overwrite and self.output.exists() and self.accelerator.is_main_process:
+            set_aside(self.output)
+        self.accelerator.wait_for_everyone()
+        if self.output and config.resume:
+            self._load(last_checkpoint(self.output))
+        elif isinstance(self.learner.head, PrototypeHead) and not self.learner.meta_trained:
+            calibrate_scale(self.learner, self.sampler)
+        state = self.state
+        self.learner.meta_trained = True
+        if config.tracker:
+            self.accelerator.init_trackers(TRACKER_RUN, self._tracked_config())
+        best = {name: p.detach().clone() for name, p in self.parameters.items()}
         if state.best_step >= 0 and self.output:
             best = read_weights(step_folder(self.output, state.best_step), self.accelerator.device)
+        resumed_at = state.step
         hidden = not config.progress or not self.accelerator.is_main_process
         bar = tqdm(total=config.meta_steps, initial=state.step, unit="step", disable=hidden, dynamic_ncols=True)
-        while state.step < config.meta_steps and not self._out_of_patience():
+        while state.step < config.meta_steps:
+            if config.patience and self._selects and state.validations_since_best >= config.patience:
+                logger.info("no better validation for %d times: stopped at step %d", config.patience, state.step)
+                break
             figures = self._step()
-            episodes = (state.step - first_step) * config.meta_batch_size
+            episodes = (state.step - resumed_at) * config.meta_batch_size
             bar.update()
             bar.set_postfix(figures | {"episodes/s": round(episodes / (time.time() - started), 2)})
             last = state.step == config.meta_steps
             if self.valid_sampler and (state.step % config.eval_every == 0 or last):
                 figures |= self._validate()
                 if state.best_step == state.step:
-                    best = self._copy_of_weights()
+                    best = {name: p.detach().clone() for name, p in self.parameters.items()}
             if config.tracker:
                 self.accelerator.log(figures, step=state.step)
             if self.output and (state.step % config.save_every == 0 or last or state.best_step == state.step):
@@ -180,82 +193,72 @@ class MetaTrainer:
         bar.close()
         if self._selects:
             self._set_weights(best)
-        return self._finish(started)
-
-    @property
-    def _selects(self) -> bool:
-        """Whether validation chooses the weights. Accuracy on source classes does not measure adversarial training."""
-        return self.valid_sampler is not None and self.adversary is None
-
-    def _begin(self) -> None:
-        """Resumes the run in the output folder, or sets an earlier run aside and calibrates a new prototype head."""
-        config = self.config
-        if self.output and config.overwrite and self.output.exists() and self.accelerator.is_main_process:
-            set_aside(self.output)
-        self.accelerator.wait_for_everyone()
-        if self.output and config.resume:
-            self._load(last_checkpoint(self.output))
-        elif isinstance(self.learner.head, PrototypeHead) and not self.learner.meta_trained:
-            calibrate_scale(self.learner, self.sampler)
-        self.learner.meta_trained = True
-        if config.tracker:
-            self.accelerator.init_trackers(TRACKER_RUN, self._tracked_config())
-
-    def _finish(self, started: float) -> dict[str, Any]:
-        """Writes the learner to the output folder. Returns the summary of the run, which started at time `started`."""
         if self.accelerator.is_main_process and isinstance(self.learner.head, PrototypeHead):
             self.learner.source_classes = remember_source_classes(self.learner, self.sampler.domains)
         self.learner.loss_scale, self.learner.autocast_dtype = 1.0, None
-        seconds = time.time() - started
-        summary = dataclasses.asdict(self.state) | {"seconds": seconds, "validation": self.history}
-        if self.config.tracker:
+        summary = dataclasses.asdict(state) | {"seconds": time.time() - started, "validation": self.history}
+        if config.tracker:
             self.accelerator.end_training()
         if self.output and self.accelerator.is_main_process:
             finish_run(self.output, self.learner, summary | {"config": self._tracked_config()})
         self.accelerator.wait_for_everyone()
         return summary
 
-    def _out_of_patience(self) -> bool:
-        """Returns whether `patience` validations in a row have brought no progress."""
-        patience, state = self.config.patience, self.state
-        if not (patience and self._selects and state.validations_since_best >= patience):
-            return False
-        logger.info("stopped at step %d: %d validations without progress", state.step, patience)
-        return True
+    @property
+    def _selects(self) -> bool:
+        """Whether validation chooses the weights. Accuracy on source classes does not measure adversarial training."""
+        return self.valid_sampler is not None and self.adversary is None
 
     def _step(self) -> dict[str, float]:
-        """Takes an outer step (Finn 2017, algorithm 2, lines 3 to 10), and returns its query loss and accuracy."""
-        config, state, learner = self.config, self.state, self.learner
-        query_weights, order = multi_step_weights(config, learner.settings.inner_steps, state.step)
-        learner.loss_scale = state.loss_scale
+        """One outer step: the mean meta-gradient of a meta-batch, and an update of the initialisation."""
+        config, state = self.config, self.state
         first = state.step * config.meta_batch_size
-        meta_batch = MetaBatch(self.parameters, config.meta_batch_size, self.accelerator.device)
-        for i in range(self.accelerator.process_index, config.meta_batch_size, self.accelerator.num_processes):
-            episode = with_names(self.sampler[first + i], self.names)  # lines 5 and 8: support and query
-            result = run_episode(learner, episode, query_weights, order)  # lines 6 and 7, and the gradient of line 10
-            gradients = [*result.gradients.items(), *self._adversarial_gradients(episode, first + i)]
-            meta_batch.add(i, result.loss, result.correct, len(episode.query), gradients)
-        mean = meta_batch.mean(self.accelerator)
-        count_bad_episodes(state, mean.bad, first, learner.autocast_dtype is torch.float16)
-        if mean.gradient is not None:
-            self._update(mean.gradient)  # line 10, with AdamW
+        query_weights, order = multi_step_weights(config, self.learner.settings.inner_steps, state.step)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.learner.loss_scale = state.loss_scale
+        sizes = [p.numel() for p in self.parameters.values()]
+        size, flags = sum(sizes), config.meta_batch_size
+        # One buffer needs one all-reduce. It holds the gradients, loss, hits, queries, and a flag for each bad episode.
+        buffer = torch.zeros(size + 3 + flags, device=self.accelerator.device)
+        total = dict(zip(self.parameters, buffer[:size].split(sizes), strict=True))
+        for number in range(rank, config.meta_batch_size, processes):
+            episode = with_names(self.sampler[first + number], self.names)
+            result = run_episode(self.learner, episode, query_weights, order)
+            gradients = [*result.gradients.items(), *self._adversarial_gradients(episode, first + number)]
+            if not all_finite([result.loss, *(gradient for _, gradient in gradients)]):
+                buffer[size + 3 + number] = 1.0
+                continue
+            for name, gradient in gradients:
+                total[name].add_(gradient.flatten())
+            buffer[size] += result.loss
+            buffer[size + 1] += result.correct
+            buffer[size + 2] += len(episode.query)
+        buffer = self.accelerator.reduce(buffer, "sum")
+        bad = [bool(flag) for flag in buffer[size + 3 :].tolist()]
+        count_bad_episodes(state, bad, first, self.learner.autocast_dtype is torch.float16)
+        loss, correct, queries = buffer[size : size + 3].tolist()
+        good = len(bad) - sum(bad)
+        if good:
+            self._update(buffer[:size] / good)
         state.step += 1
-        return {"loss": round(mean.loss, 4), "accuracy": round(mean.accuracy, 4)}
+        if not good:
+            return {"loss": math.nan, "accuracy": math.nan}
+        return {"loss": round(loss / good, 4), "accuracy": round(correct / queries, 4)}
 
     def _adversarial_gradients(self, episode: Episode, number: int) -> Iterable[tuple[str, Tensor]]:
-        """Returns names and gradients of adversarial training; none without an adversary."""
+        """The gradients of adversarial training; none without an adversary."""
         if not self.adversary:
             return ()
         weight = adversarial_weight(self.config.adversarial, self.state.step, self.config.meta_steps)
         return self.adversary.gradients(self.learner, episode.query.texts, number, weight, self.parameters).items()
 
-    def _update(self, meta_gradient: Tensor) -> None:
+    def _update(self, flat: Tensor) -> None:
         """Takes an optimiser step along a meta-gradient, (all parameters,)."""
-        share_of_peak = learning_rate(self.state.step, self.config.meta_steps, self.config.warmup_fraction)
+        share = learning_rate(self.state.step, self.config.meta_steps, self.config.warmup_fraction)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * share_of_peak
-        gradients = meta_gradient.split([p.numel() for p in self.parameters.values()])
-        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            group["lr"] = group["peak_lr"] * share
+        parts = flat.split([p.numel() for p in self.parameters.values()])
+        for parameter, gradient in zip(self.parameters.values(), parts, strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
         encoder = [p for name, p in self.parameters.items() if name.startswith("encoder.")]
         torch.nn.utils.clip_grad_norm_(encoder, self.config.max_grad_norm)
@@ -263,7 +266,7 @@ class MetaTrainer:
         self.optimizer.zero_grad()
 
     def _validate(self) -> dict[str, float]:
-        """Returns loss (nats) and accuracy on the validation episodes, and records the best step."""
+        """Loss and accuracy on the validation episodes; notes the best step."""
         assert self.valid_sampler
         state, config = self.state, self.config
         totals = torch.zeros(3, device=self.accelerator.device)
@@ -282,7 +285,7 @@ class MetaTrainer:
         return figures
 
     def _save(self, folder: Path) -> None:
-        """Writes a checkpoint, and removes all others except the best."""
+        """Writes a checkpoint, and removes all others but the best."""
         if self.accelerator.is_main_process:
             save_checkpoint(folder, self.parameters, self.optimizer, self.state, self.history, self._tracked_config())
             prune_checkpoints(folder.parent, {folder, step_folder(folder.parent.parent, self.state.best_step)})
@@ -293,9 +296,6 @@ class MetaTrainer:
         self.state, self.history = load_checkpoint(folder, self.optimizer, self._tracked_config())
         self._set_weights(read_weights(folder, self.accelerator.device))
 
-    def _copy_of_weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-
     def _set_weights(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
@@ -303,17 +303,17 @@ class MetaTrainer:
 
     @cached_property
     def _domains(self) -> tuple[str, str]:
-        """The fingerprints of the training and the validation domains."""
+        """Fingerprints of the training and the validation domains."""
         valid = self.valid_sampler
         return describe_domains(self.sampler.domains), describe_domains(valid.domains) if valid else ""
 
     def _tracked_config(self) -> dict[str, Any]:
-        """Returns all settings of the run, for trackers, checkpoints and `training.json`."""
+        """All settings of the run, for trackers, checkpoints and `training.json`."""
         sampler = self.sampler
-        data = {name: getattr(sampler, name) for name in SAMPLER_SETTINGS}
-        data["encoder"] = self.learner.base_model
-        data["domains"], data["valid_domains"] = self._domains
-        data["target_texts"] = fingerprint(self.adversary.texts) if self.adversary else ""
+        own = {name: getattr(sampler, name) for name in SAMPLER}
+        own["encoder"] = self.learner.base_model
+        own["domains"], own["valid_domains"] = self._domains
+        own["target_texts"] = fingerprint(self.adversary.texts) if self.adversary else ""
         settings = dataclasses.asdict(self.learner.settings)
         settings["classes"] = ", ".join(settings["classes"])
-        return dataclasses.asdict(self.config) | data | settings
+        return dataclasses.asdict(self.config) | own | settings
