@@ -16,7 +16,7 @@ from torch import Tensor
 from metatext.adaptation.fine_tuning import EPOCHS, MIN_TEXTS, fine_tuned
 from metatext.adaptation.inference import predict
 from metatext.adaptation.start import Start
-from metatext.adaptation.start_selection import choose_start, unreadable_labels
+from metatext.adaptation.start_selection import choose_start, warn_of_unreadable_names
 from metatext.data.class_names import check_class_names, class_names_for, near_duplicates
 from metatext.data.columns import checked_texts
 from metatext.data.episodes import Examples
@@ -220,12 +220,7 @@ def _warn_of_names(
     learner: Learner, classes: Sequence[str], names: Sequence[str], given: Mapping[str, str], start: Start | None
 ) -> None:
     """Warns of labels whose names the encoder cannot read, and of labels without a name if others have one."""
-    if not isinstance(learner.head, LinearHead) and (unreadable := unreadable_labels(learner, classes, names)):
-        logger.warning(
-            "the encoder has no words for what these labels are called, so their names are not used: %s; "
-            "say it in its language (--class-names label=name, in Python class_names)",
-            quote_list(unreadable),
-        )
+    warn_of_unreadable_names(learner, classes, names)
     nameless = [label for label, name in zip(classes, names, strict=True) if not name and label not in given]
     if nameless and start and start.prior_weight and not start.shared:
         logger.warning("these labels do not say what they are and have no name, as others do: %s", quote_list(nameless))

@@ -16,6 +16,7 @@ factor of the priors against chance is below a threshold.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from math import log2
 from typing import NamedTuple
@@ -30,9 +31,12 @@ from metatext.adaptation.prototypes import CentredFeatures, SourceCentre
 from metatext.adaptation.start import Start
 from metatext.data.class_names import fold_case, readable_names
 from metatext.data.episodes import Examples
+from metatext.errors import quote_list
 from metatext.learners.heads import PrototypeHead
 from metatext.learners.learner import Learner
 from metatext.learners.weight_blending import BLENDS, blended
+
+logger = logging.getLogger(__name__)
 
 RULE_VERSION = 5  # version of the start-selection rule; part of the resume key of an evaluation
 _PRIOR_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # grid of the prior weight, in texts
@@ -170,6 +174,16 @@ def unreadable_labels(learner: Learner, classes: Sequence[str], names: Sequence[
         for label, name, of in zip(classes, names, rows, strict=True)
         if name and not of and not learner.tokens.reads(name)
     ]
+
+
+def warn_of_unreadable_names(learner: Learner, classes: Sequence[str], names: Sequence[str]) -> None:
+    """Warns of labels whose names the encoder cannot read. A learned (linear) head reads no names."""
+    if isinstance(learner.head, PrototypeHead) and (unreadable := unreadable_labels(learner, classes, names)):
+        logger.warning(
+            "the encoder has no words for what these labels are called, so their names are not used: %s; "
+            "say it in its language (--class-names label=name, in Python class_names)",
+            quote_list(unreadable),
+        )
 
 
 def _log_prior(blend: float, weight: float, shared: bool) -> float:

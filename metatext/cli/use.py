@@ -8,7 +8,7 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from metatext.data.class_names import parse_class_names
+from metatext.data.class_names import class_names_for, parse_class_names
 from metatext.data.settings import Table
 from metatext.data.user_files import read_domain, read_domains, read_unlabelled
 from metatext.errors import InputError
@@ -35,8 +35,7 @@ class Adapt:
     The default for a prototype head is none: its start is chosen from your texts.
     The default for a learned (linear) head is the number in meta-training."""
     names: bool = True
-    """Use class names, and what the learner knows of source classes with the same name.
-    --no-names turns this off."""
+    """--no-names ignores class names, and what the learner knows of source classes with the same name."""
     class_names: tuple[str, ...] = ()
     """What the labels mean, written label=name.
     A name is a word or a short description in the language of the texts. By default the labels are the names."""
@@ -88,22 +87,37 @@ class Adapt:
             f"of which it gives {correct} your label"
         )
         if start := adapted.metadata.get("start"):
-            _print_start(start, adapted.metadata["epochs"], self.names)
+            names = class_names_for(adapted.classes, class_names)
+            if not self.names:
+                reason = "--no-names"
+            elif any(name and learner.tokens.reads(name) for name in names):
+                reason = "your texts speak against the names; --class-names label=name ... gives others"
+            elif any(names):
+                reason = "the encoder cannot read the names; --class-names label=name ... gives others"
+            else:
+                reason = "the labels do not say what they mean; --class-names label=name ... does"
+            _print_start(start, adapted.metadata["epochs"], learner.meta_trained, reason)
 
 
-def _print_start(start: dict[str, Any], epochs: int, names: bool) -> None:
-    """Prints the start that adaptation chose and the passes of fine-tuning, with the options that change them."""
-    blend = f"{start['blend']:.0%} of the way from pretrained to meta-trained"
+def _print_start(start: dict[str, Any], epochs: int, meta_trained: bool, reason: str) -> None:
+    """Prints the start that adaptation chose and the passes of fine-tuning, with the options that change them.
+
+    Args:
+        start: the entry of the classifier's metadata.
+        epochs: passes of fine-tuning.
+        meta_trained: whether the learner was meta-trained, and so has weights to blend.
+        reason: why names count for nothing, if they do.
+    """
+    blend = f"{start['blend']:.0%} of the way from pretrained to meta-trained (--blend)"
+    if not meta_trained:
+        blend = "as pretrained"
     tuning = f"then fine-tuned in {epochs} passes over your texts" if epochs else "not fine-tuned"
-    print(f"encoder: {blend} (--blend), {tuning} (--epochs)")
+    print(f"encoder: {blend}, {tuning} (--epochs)")
     prior = "those of the sources; what was learned of them" if start["shared"] else "what their names say"
-    if not names:
-        print("classes: known by your texts alone (--no-names)")
-    elif start["names_weight"]:
+    if start["names_weight"]:
         print(f"classes: {prior} counts as much as {start['names_weight']:g} more texts of each")
     else:
-        reason = "no label says what it means, or your texts speak against it"
-        print(f"classes: known by your texts alone ({reason}); --class-names label=name ... gives names")
+        print(f"classes: known by your texts alone ({reason})")
 
 
 @dataclass(frozen=True)
@@ -178,7 +192,7 @@ class Evaluate:
     overwrite: bool = False
     """Replace the output files if they exist."""
     progress: bool = True
-    """Show a progress bar; --no-progress hides it."""
+    """--no-progress hides the progress bar."""
 
     def run(self) -> None:
         """Runs the command; all input is read before anything is written."""

@@ -19,9 +19,10 @@ class Table:
     """Encoding of the files. By default the byte order mark decides, then UTF-8, then GB18030."""
     clean: tuple[str, ...] = ()
     """What to clean from the texts: weibo (everything), or any of mentions urls reposts topics emoticons fullwidth.
-    By default nothing."""
+    By default nothing. Give it to train, adapt and evaluate alike; predict cleans as adapt did."""
     by: str | None = None
-    """Column that splits each source file into domains, one per value. By default, each file is one domain."""
+    """Column that splits each source file into domains, one per value. By default, each file is one domain.
+    Commands without source files, such as adapt, refuse it."""
 
 
 @dataclass(frozen=True)

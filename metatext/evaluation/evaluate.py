@@ -15,7 +15,8 @@ import torch
 import transformers
 
 from metatext._version import __version__
-from metatext.data.class_names import check_class_names, parse_class_names
+from metatext.adaptation.start_selection import warn_of_unreadable_names
+from metatext.data.class_names import check_class_names, class_names_for, parse_class_names
 from metatext.data.domains import Domain
 from metatext.data.fingerprints import fingerprint
 from metatext.encoders.transformers_loading import default_device
@@ -139,6 +140,9 @@ def _load_learners(runs: Sequence[str], target: Domain, settings: EvaluateSettin
         name = learner.method
         learners[name if name not in learners else f"{name} ({run})"] = learner
     first = next(iter(learners))
+    if settings.names:
+        names = class_names_for(target.classes, parse_class_names(settings.class_names))
+        warn_of_unreadable_names(learners[first], target.classes, names)
     expected = learners[first].base_model, reading_settings(learners[first])
     for name, learner in learners.items():
         if (learner.base_model, reading_settings(learner)) != expected:

@@ -123,7 +123,7 @@ def differences(
                 if entry["p_value"] >= 0.05:
                     verdict = "does not differ significantly from"
                 if 2 / 2 ** entry["draws"] >= 0.05:  # the smallest p-value that so many draws can have
-                    verdict = f"has too few draws ({entry['draws']} of at least 6) to differ significantly from"
+                    verdict = f"cannot be tested with {entry['draws']} draws (6 are needed, --draws) against"
                 p = f"p = {entry['p_value']:.3f}" if entry["p_value"] >= 0.001 else "p < 0.001"
                 points = f"{100 * entry['difference']:+.1f} ± {100 * entry['ci95']:.1f} points"
                 sentences.append(

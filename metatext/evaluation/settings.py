@@ -35,11 +35,13 @@ class EvaluateSettings:
         ],
         ...,
     ] = ("majority", "tfidf", "centroid", "frozen", "finetune", "probe", "source", "joint", "maml")
-    """Rows of the table. Default: all but setfit (minutes per fit on a CPU), unlabelled (the learners with unlabelled
-    texts of the target) and ablations (the learners with one part of adaptation changed)."""
+    """Rows of the table. Baselines: majority class; tfidf: TF-IDF + logistic regression; centroid, frozen: frozen
+    encoder + nearest centroid or logistic regression; setfit (minutes per fit on a CPU); finetune: fine-tuning.
+    probe: linear probing, then fine-tuning; source: classifier of the sources; joint: joint training, then fine-tuning.
+    maml: the given learners, adapted; unlabelled: with unlabelled target texts; ablations: with one part changed.
+    By default all but setfit, unlabelled and ablations."""
     names: bool = True
-    """Let the given learners use class names, and what they know of source classes with the same name.
-    --no-names turns this off."""
+    """--no-names lets the given learners ignore class names, and what they know of source classes of the same name."""
     class_names: tuple[str, ...] = ()
     """Names of labels in the language of the texts, as label=name. The given learners use them, as in adapt."""
     test: str | None = None

@@ -48,7 +48,7 @@ class LearnerSettings:
     """Optimizer of the inner loop.
     adam: first-order meta-training only; use an inner_lr of about 1e-4."""
     learn_inner_lr: bool = True
-    """Meta-learn the inner learning rates, with algorithm=maml. --no-learn-inner-lr turns this off."""
+    """--no-learn-inner-lr keeps the inner learning rates. By default, algorithm=maml meta-learns them."""
     inner_rates: Literal["layer", "parameter"] = "layer"
     """layer: one inner learning rate per layer and step (Antoniou 2019).
     parameter: one per parameter (Meta-SGD, Li 2017); needs as much memory as the updated parameters."""
@@ -69,8 +69,8 @@ class LearnerSettings:
     """Strength lambda of the proximal term of imaml.
     A smaller value adapts more and needs more inner steps."""
     prototype_gradient: bool = True
-    """Let the meta-gradient flow through the prototypes into the encoder.
-    With --no-prototype-gradient, the initial head counts as a constant."""
+    """--no-prototype-gradient treats the initial head as a constant.
+    By default, the meta-gradient flows through the prototypes into the encoder."""
     pooling: Literal["mean", "cls"] = "mean"
     """Feature of a text: the mean over its tokens, or the output for the first token (cls)."""
     text_prefix: str = ""

@@ -87,7 +87,8 @@ def make_samplers(
     if shared:
         why = "the learned head has them all"
     else:
-        why = "there are none to spare" if episodes.valid_fraction or episodes.valid_classes else "as was asked"
+        wanted = episodes.valid_fraction or episodes.valid_classes
+        why = f"no source can spare enough beside --ways {episodes.ways}" if wanted else "as was asked"
     nothing = f"no class ({why}): the last weights are kept"
     logger.info("held out for validation: %s", ", ".join(held_out) or nothing)
     shape: dict[str, Any] = {"shots": episodes.shots, "queries": episodes.queries, "shared_labels": shared}

@@ -36,10 +36,10 @@ class TrainConfig:
     first_order_fraction: float = 0.0
     """Share of the outer steps, from the first, that are first-order despite second_order_steps (MAML++)."""
     names: bool = True
-    """Add the name of each class, its label in words, to its support texts.
-    The encoder then learns where names lie. Only episodes in which all classes have a name use it.
-    Numbers, and words that the encoder cannot read, are no names.
-    Domains of two classes and linear heads never use names. --no-names turns this off."""
+    """--no-names leaves class names out of meta-training.
+    By default, the name of each class, its label in words, joins its support texts, if all classes have one.
+    The encoder then learns where names lie. Numbers, and words that it cannot read, are no names.
+    Domains of two classes and linear heads never use names."""
     adversarial: float = 0.0
     """Weight of domain-adversarial training with unlabelled target texts (DANN, Ganin 2016).
     The encoder learns features that source and target share.
@@ -63,7 +63,7 @@ class TrainConfig:
     tracker: str | None = None
     """Experiment tracker that Accelerate supports: tensorboard, wandb, ..."""
     progress: bool = True
-    """Show a progress bar; --no-progress hides it."""
+    """--no-progress hides the progress bar."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "meta_steps", "meta_batch_size", "eval_every", "eval_episodes", "save_every")
@@ -113,7 +113,7 @@ class PretrainSettings:
     seed: int = 0
     """Seed of the order of the texts, the masked tokens, and a new head."""
     progress: bool = True
-    """Show a progress bar; --no-progress hides it."""
+    """--no-progress hides the progress bar."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size")

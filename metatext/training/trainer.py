@@ -136,11 +136,11 @@ class MetaTrainer:
         domains = self.sampler.domains + (self.valid_sampler.domains if self.valid_sampler else [])
         names = names_of_domains(domains, self.learner.tokens.reads)
         if names:
-            logger.info("%d classes have names, which stand among their texts", len(names))
+            logger.info("the names of %d classes join their support texts", len(names))
         else:
             logger.info(
-                "no names stand among the texts: of no source with more than two classes do the labels say something "
-                "that the encoder reads"
+                "class names are not used in meta-training: the encoder cannot read the labels of any source with more "
+                "than two classes; labels in the language of the texts would help"
             )
         return names
 

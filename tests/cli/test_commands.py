@@ -223,6 +223,36 @@ def test_names_can_be_switched_off(
     assert "--no-names and --class-names contradict each other" in sentence
 
 
+def test_adapt_says_the_one_reason_why_names_count_for_nothing(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(label: Callable[[str], str], *options: str) -> list[str]:
+        rows = [row | {"label": label(row["label"])} for row in make_rows(2, 2)]
+        source = write_jsonl(tmp_path / "own.jsonl", rows)
+        main(words("adapt", tiny_bert, source, "--output", tmp_path / "own", "--overwrite", *options))
+        return capsys.readouterr().out.splitlines()
+
+    number = {name: str(i) for i, name in enumerate(TOPICS)}
+    lines = printed(lambda name: number[name])
+    assert lines[1].startswith("encoder: as pretrained, ")  # there is nothing meta-trained to blend with
+    assert lines[2].startswith("classes: known by your texts alone (the labels do not say what they mean;")
+    assert "(the encoder cannot read the names;" in printed(lambda name: f"żółć {name} ąęś")[2]
+    assert printed(lambda name: name, "--no-names")[2] == "classes: known by your texts alone (--no-names)"
+
+
+def test_evaluate_says_which_names_the_encoder_cannot_read(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [row | {"label": f"żółć {row['label']} ąęś"} for row in make_rows(2, 4)]
+    target = write_jsonl(tmp_path / "own.jsonl", rows)
+    evaluate = ("evaluate", tiny_bert, "--target", target, "--shots", 1, "--draws", 2, "--methods", "majority")
+    main(words(*evaluate, "--output", tmp_path / "a.json", "--no-progress"))
+    assert "the encoder has no words for what these labels are called" in caplog.text
+    caplog.clear()
+    main(words(*evaluate, "--output", tmp_path / "b.json", "--no-progress", "--no-names"))
+    assert "the encoder has no words" not in caplog.text
+
+
 def test_sources_are_read_only_for_methods_that_train_on_them(
     run: Path, folder: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
