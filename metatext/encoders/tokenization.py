@@ -82,8 +82,7 @@ class TokenCache:
         """Returns whether the vocabulary covers a name with words or meaningful parts of words.
 
         The vocabulary of another language fails in one of two ways. Half of the tokens or more are unknown, or the
-        tokens spell the name letter by letter. A digit or a wide (East Asian) character may be a
-        token by itself.
+        tokens spell the name letter by letter. A digit or a wide (East Asian) character may be a token by itself.
         """
         words = "".join(c if c.isalnum() else " " for c in name)
         parts = self._parts(words)[len(self._parts(" ")) :]  # without the tokens of the text prefix
