@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -63,7 +64,9 @@ def run_command(command: Any, words: list[str], **how: Any) -> None:
     debug = "--debug" in words
     _set_up_logging(debug)
     try:
-        _parse_or_raise(command, [word for word in words if word != "--debug"], **how).run()
+        words = [word for word in words if word != "--debug"]
+        _check_repeats(words)
+        _parse_or_raise(command, words, **how).run()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, closed the pipe
     except (InputError, OSError, FloatingPointError) as error:
@@ -76,6 +79,14 @@ def run_command(command: Any, words: list[str], **how: Any) -> None:
         others = "search and evaluate continue when they are repeated; pretrain starts again from the beginning"
         print(f"metatext: interrupted; {training}; {others}", file=sys.stderr)
         sys.exit(130)
+
+
+def _check_repeats(words: list[str]) -> None:
+    """Refuses an option that is given twice, of which the parser would drop the first without a word."""
+    options = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for option, count in Counter(options).items():
+        if count > 1:
+            raise InputError(f"{option} is given {count} times: give it once, with all its values after it")
 
 
 def _parse_or_raise(command: Any, words: list[str], **how: Any) -> Any:

@@ -203,6 +203,14 @@ def test_adapt_takes_texts_without_labels_and_passes_over_those_with(
     assert "row 2" in refused(*adapt, "--overwrite", "--unlabelled", write_jsonl(more, [{"text": "a"}, {"text": " "}]))
 
 
+@pytest.mark.parametrize(
+    "options", [("--class-names", "a=x", "--class-names", "b=y"), ("--class-names", "a=x", "--class_names=b=y")]
+)
+def test_an_option_that_is_given_twice_is_refused(refused: Callable[..., str], options: tuple[str, ...]) -> None:
+    sentence = refused("adapt", "run", "posts.csv", "--output", "model", *options)
+    assert sentence == "metatext: --class-names is given 2 times: give it once, with all its values after it"
+
+
 def test_names_can_be_switched_off(
     run: Path, folder: Path, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
