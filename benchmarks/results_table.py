@@ -1,15 +1,17 @@
-"""Prints the table of a result as docs/results.md shows it.
+"""Prints the table of a result as docs/results.md and docs/result_tables.md show it.
 
     python benchmarks/results_table.py docs/results/weibo_topics.json.gz --shots 1 5 10
 
-Takes results of `metatext evaluate`, compact or not; several on the same draws become one table. Ablations of a
-learner's adaptation are left out; its row with unlabelled texts is kept. The lines beneath give the paired difference
-of each learner to every baseline. `--plot FIGURE.svg` draws the rows as well.
+Takes results of `metatext evaluate`, compact or not; several on the same draws become one table. Takes also the
+summary of recipes/reviews_leave_one_out.py, alone. Ablations of a learner's adaptation are left out; its row with
+unlabelled texts is kept. The lines beneath give the paired difference of each learner to every baseline. `--accuracy`
+prints accuracy alone: no macro-F1, seconds or differences. `--plot FIGURE.svg` draws the rows as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 from compact_results import merged
 
+from metatext.evaluation.methods import METHODS
 from metatext.evaluation.plot import plot_accuracy
 from metatext.evaluation.report import UNLABELLED, is_row_of, shots_heading
 from metatext.evaluation.statistics import confidence_interval, paired_comparison
@@ -29,14 +32,33 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="results of metatext evaluate, or of recipes")
     parser.add_argument("--baselines", nargs="+", type=Path, default=[], help="results whose learners are left out")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 5, 10, 20])
+    parser.add_argument("--accuracy", action="store_true", help="print accuracy and its interval only")
     parser.add_argument("--plot", type=Path, help="SVG file to draw accuracy against shots in as well")
     options = parser.parse_args()
-    result = merged(options.files, options.baselines)
-    learners, rows = list(result["learners"]), summarised(result)
-    print(table(rows, options.shots, learners))
-    print(*differences(result["records"], options.shots, learners), sep="\n")
+    rows, learners, records = read_rows(options.files, options.baselines)
+    if options.accuracy:
+        print(accuracy_table(rows, options.shots, learners))
+    else:
+        print(table(rows, options.shots, learners))
+        print(*differences(records, options.shots, learners), sep="\n")
     if options.plot:
         plot_accuracy(options.plot, [row for row in rows if row["shots"] in options.shots])
+
+
+def read_rows(
+    files: Sequence[Path], baselines: Sequence[Path] = ()
+) -> tuple[list[dict[str, Any]], list[str], list[dict[str, Any]]]:
+    """The rows of `summarised`, the names of the learners, and the figures of every draw.
+
+    A summary over domains, such as that of recipes/reviews_leave_one_out.py, has rows only.
+    """
+    if [file.suffix for file in files] == [".json"]:
+        summary = json.loads(files[0].read_text(encoding="utf-8"))
+        if "domains" in summary:
+            methods = dict.fromkeys(row["method"] for row in summary["rows"])
+            return summary["rows"], [method for method in methods if method not in METHODS.values()], []
+    result = merged(files, baselines)
+    return summarised(result), list(result["learners"]), result["records"]
 
 
 def summarised(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -65,19 +87,38 @@ def summarised(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> str:
     """Accuracy and its 95% interval / macro-F1, in per cent; empty where a method was not run."""
-    cells = {(row["method"], row["shots"]): row for row in rows}
     lines = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [cells.get((method, count)) for count in shots]
-        values = [
-            f"{100 * c['accuracy']:.1f} ± {100 * c['accuracy_ci95']:.1f} / {100 * c['macro_f1']:.1f}" if c else ""
-            for c in own
-        ]
+    for method, own in _cells(rows, shots).items():
+        values = [f"{percent(c)} / {100 * c['macro_f1']:.1f}" if c else "" for c in own]
         seconds = [c["fit_seconds"] for c in own if c]
-        if seconds:
-            ends = "-".join(dict.fromkeys(f"{value:.2g}" for value in (seconds[0], seconds[-1])))
-            lines.append([f"**{method}, the default**" if method in learners else method, *values, ends])
+        ends = "-".join(dict.fromkeys(f"{value:.2g}" for value in (seconds[0], seconds[-1])))
+        lines.append([_title(method, learners), *values, ends])
     return markdown_table(["method", *map(shots_heading, shots), "s per fit"], lines)
+
+
+def accuracy_table(rows: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> str:
+    """Accuracy and its 95% interval, in per cent; empty where a method was not run."""
+    lines = [
+        [_title(method, learners), *(percent(cell) if cell else "" for cell in own)]
+        for method, own in _cells(rows, shots).items()
+    ]
+    return markdown_table(["method", *map(shots_heading, shots)], lines)
+
+
+def percent(row: dict[str, Any]) -> str:
+    """Accuracy ± half the width of its 95% interval, in per cent."""
+    return f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_ci95']:.1f}"
+
+
+def _cells(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> dict[str, list[dict[str, Any] | None]]:
+    """Method -> its row at each number of shots, None where it was not run; without methods that were run at none."""
+    cells = {(row["method"], row["shots"]): row for row in rows}
+    methods = dict.fromkeys(row["method"] for row in rows if row["shots"] in shots)
+    return {method: [cells.get((method, count)) for count in shots] for method in methods}
+
+
+def _title(method: str, learners: Sequence[str]) -> str:
+    return f"**{method}, the default**" if method in learners else method
 
 
 def differences(records: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md are those of the raw results beside it."""
+"""The tables of the documents are those of the raw results in docs/results."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ from metatext.evaluation.statistics import paired_comparison
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "docs" / "results"
 DOCUMENTS = [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
-DOCUMENT = (PROJECT / "docs" / "results.md").read_text(encoding="utf-8")
-COMMANDS = [line for line in DOCUMENT.splitlines() if line.startswith("python benchmarks/results_table.py ")]
-NAMED = set(re.findall(r"[\w*/-]+\.json(?:\.gz)?\b", "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)))
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+ALL = "\n".join(TEXTS.values())
+COMMANDS = [
+    (page, command)
+    for page, text in TEXTS.items()
+    for command in re.findall(
+        r"^python benchmarks/results_(?:table|overview)\.py .*(?:(?<=\\)\n.*)*", text, re.MULTILINE
+    )
+]
+"""The page and the text of each command that prints a table, with its continuation lines."""
+NAMED = set(re.findall(r"[\w*/-]+\.json(?:\.gz)?\b", ALL))
 
 Script = Callable[..., str]
 """Runs a script of benchmarks/ with arguments, and gives what it prints."""
@@ -47,8 +55,13 @@ DIFFERENCES = [
         "unlabelled_weibo_emotion, unlabelled",
         "with_fine_tuning_weibo_emotion",
     ),
-    ("(prototypical network, 38 new intents", 1, "hard_banking77", "banking77_without_hard"),
-    ("Against the recipe without it, polarity", 1, "adversarial_weibo_senti", "unlabelled_weibo_senti"),
+    ("| `--hard 0.5`, 38 new intents |", 1, "hard_banking77", "banking77_without_hard"),
+    (
+        "| `--adversarial 0.3`, polarity of Weibo posts |",
+        1,
+        "adversarial_weibo_senti",
+        "unlabelled_weibo_senti",
+    ),
 ]
 
 
@@ -67,15 +80,21 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_table_is_what_its_command_prints(command: str, script: Script) -> None:
-    rows = [line for line in script("results_table", *shlex.split(command)[2:]).splitlines() if line.startswith("|")]
-    assert len(rows) > 4
-    assert f"{command}\n```\n\n" + "\n".join(rows) + "\n\n" in DOCUMENT
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_table_is_what_its_command_prints(page: str, command: str, script: Script) -> None:
+    _, path, *words = shlex.split(command.replace("\\\n", " "))
+    rows = [line for line in script(Path(path).stem, *words).splitlines() if line.startswith("|")]
+    assert len(rows) > 2
+    assert f"{command}\n```\n\n" + "\n".join(rows) + "\n\n" in TEXTS[page]
 
 
 def test_the_tables_have_their_commands() -> None:
-    assert len(COMMANDS) >= 15
+    assert len(COMMANDS) >= 30
+    assert len([page for page, _ in COMMANDS if page == "results.md"]) >= 6
+
+
+def test_the_first_page_is_short() -> None:
+    assert len(TEXTS["results.md"].splitlines()) <= 200
 
 
 def accuracies(name: str) -> dict[int, dict[int, float]]:
@@ -103,10 +122,10 @@ def differences(mine: dict[int, dict[int, float]], theirs: dict[int, dict[int, f
 
 @pytest.mark.parametrize(("start", "first", "mine", "theirs"), DIFFERENCES)
 def test_a_row_without_a_command_is_that_of_its_raw_results(start: str, first: int, mine: str, theirs: str) -> None:
-    assert DOCUMENT.count(start) == 1
+    assert ALL.count(start) == 1
     expected = differences(accuracies(mine), accuracies(theirs), first)
     assert len(expected) >= 2
-    assert re.findall(r"[+-]\d+\.\d ± \d+\.\d", DOCUMENT[DOCUMENT.index(start) :])[: len(expected)] == expected
+    assert re.findall(r"[+-]\d+\.\d ± \d+\.\d", ALL[ALL.index(start) :])[: len(expected)] == expected
 
 
 def test_every_raw_result_is_named_in_a_document() -> None:
@@ -160,3 +179,33 @@ def test_a_compact_result_holds_the_figures_and_the_runs_of_the_whole(tmp_path: 
     assert printed == script("results_table", *wholes, "--shots", "1")
     assert "| **MAML, the default** | 62.5 ± 158.8 / 62.5 | 0.5 |" in printed  # t(1) * sd / sqrt(2) = 12.706 * 12.5
     assert "MAML - tfidf: +25.0 ± 317.7 (1)" in printed
+
+
+def test_an_overview_sets_the_default_beside_the_strongest_baseline(tmp_path: Path, script: Script) -> None:
+    learners, frozen = ["MAML", "no meta-training"], "frozen encoder + logistic regression"
+    figures = [("MAML", 1, 0.75), ("no meta-training", 1, 0.5), (frozen, 1, 0.25), (frozen, 5, 0.625)]
+    result = whole_result(learners, "one") | {"learners": {name: {} for name in learners}}
+    (record, *_) = result["records"]
+    result["records"] = [
+        record | {"method": method, "shots": shots, "draw": draw, "accuracy": accuracy}
+        for method, shots, accuracy in figures
+        for draw in range(6)  # the smallest p-value of six draws is 2 / 2^6 = 0.031, of five 0.0625
+    ]
+    file = tmp_path / "some_target.json"
+    file.write_text(json.dumps(result), encoding="utf-8")
+
+    def last(*options: str) -> str:
+        return script("results_overview", file, "--shots", "0", "1", "5", *options).splitlines()[-1]
+
+    assert last() == (
+        "| `some_target` | 2 |  |  | **75.0 ± 0.0** | 50.0 ± 0.0 no meta-training |  | 62.5 ± 0.0 frozen |"
+    )
+    assert last("--learner", "no meta-training") == (
+        "| `some_target` | 2 |  |  | **50.0 ± 0.0** | 25.0 ± 0.0 frozen |  | 62.5 ± 0.0 frozen |"
+    )
+    assert last("--against", "frozen") == "| `some_target` |  | +50.0 ± 0.0 |  |"
+    rows = script("results_overview", file, "--shots", "0", "1", "5", "--means").splitlines()[2:]
+    assert rows == [f"| {frozen} |  | 25.0 / 75.0 (1) |  |", "| no meta-training |  | 50.0 / 75.0 (1) |  |"]
+    compact = script("results_table", file, "--shots", "0", "1", "5", "--accuracy").splitlines()
+    assert f"| {frozen} |  | 25.0 ± 0.0 | 62.5 ± 0.0 |" in compact
+    assert "| **MAML, the default** |  | 75.0 ± 0.0 |  |" in compact

@@ -27,7 +27,7 @@ def pretrain(encoder: str, texts: Sequence[str], output: str | Path, settings: P
 
     15% of the tokens are masked (Devlin 2019, section 3.1). The output is the encoder alone, ready for meta-training.
     An encoder without a masked-language-modelling head, such as a sentence encoder, gets a new one, which is trained
-    too. With 3,000 texts, such an encoder lost accuracy (docs/results.md).
+    too. With 3,000 texts, such an encoder lost accuracy (docs/tried.md).
 
     Args:
         encoder: Hub id or folder.
@@ -129,7 +129,7 @@ def _masked_language_model(encoder: str, folder: Path) -> Any:
     if loaded["missing_keys"]:
         logger.warning(
             "%s has no head for masked words: a new one is learned, which takes many texts, and meanwhile a sentence "
-            "encoder loses what it knows (docs/results.md)",
+            "encoder loses what it knows (docs/tried.md)",
             encoder,
         )
     return model
