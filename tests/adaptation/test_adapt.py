@@ -63,7 +63,9 @@ def test_the_inner_loop_reads_them_too(learner: Learner) -> None:
         assert low <= accuracy([adapted.classes[i] for i in classes]) <= high
 
 
-def test_the_saved_classifier_cuts_where_it_says(learner: Learner, tmp_path: Path) -> None:
+def test_the_saved_classifier_cuts_where_it_says(
+    learner: Learner, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for max_length, expected in ((None, 256), (100, 100)):
         folder = tmp_path / str(expected)
         adapted = adapt(learner, TEXTS, LABELS, max_length=max_length)
@@ -88,6 +90,7 @@ def test_the_saved_classifier_cuts_where_it_says(learner: Learner, tmp_path: Pat
             for row, answer in zip(probabilities, classify(texts), strict=True):
                 scores = {entry["label"]: entry["score"] for entry in answer}
                 assert [scores[name] for name in ("a", "b")] == pytest.approx(row.tolist(), abs=1e-4)
+    assert "longer than" not in capfd.readouterr().err  # a message of transformers, which is no Python warning
 
 
 def test_the_learner_keeps_its_own_length(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
