@@ -16,7 +16,7 @@ from metatext.errors import InputError
 from metatext.learners.learner import Learner
 
 MAX_LENGTH = 256
-"""Cap of the default maximum length in tokens. From 256 to 512 tokens nothing was gained (docs/results.md), but long texts cost more."""
+"""Cap of the default maximum length (tokens). Long texts cost more, and 512 tokens gained nothing (docs/results.md)."""
 
 
 def encoder_length(learner: Learner) -> int:
