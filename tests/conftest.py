@@ -64,7 +64,7 @@ def make_domain(seed: int = 0, per_class: int = 20, name: str = "news") -> Domai
     return Domain.from_records([r["text"] for r in rows], [r["label"] for r in rows], name=name)
 
 
-def make_encoder(folder: Path, architecture: str = "bert", layers: int = 2) -> Path:
+def make_encoder(folder: Path, architecture: str = "bert", layers: int = 2, positions: int = 66) -> Path:
     """A tiny random encoder (32 wide) with a character tokenizer, as a transformers folder."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
@@ -77,12 +77,12 @@ def make_encoder(folder: Path, architecture: str = "bert", layers: int = 2) -> P
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
     )
     names: dict[str, Any] = {f"{n}_token": f"[{n.upper()}]" for n in ("pad", "unk", "cls", "sep", "mask")}
-    names |= {"model_max_length": 64, "model_input_names": ["input_ids", "attention_mask"]}
+    names |= {"model_max_length": positions - 2, "model_input_names": ["input_ids", "attention_mask"]}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
     tokenizer.save_pretrained(folder)
     options: dict[str, Any] = {
         "vocab_size": len(vocab), "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
-        "intermediate_size": 64, "max_position_embeddings": 66, "initializer_range": 0.2, "pad_token_id": 0,
+        "intermediate_size": 64, "max_position_embeddings": positions, "initializer_range": 0.2, "pad_token_id": 0,
     }  # fmt: skip
     if architecture == "albert":
         options |= {"embedding_size": 16}

@@ -28,6 +28,7 @@ from metatext.hub.model_folder import METADATA
 from metatext.learners.heads import LinearHead, LinearLayer
 from metatext.learners.learner import Learner
 from metatext.learners.meta_gradient import adapted
+from metatext.learners.text_length import adaptation_length, reading_at
 from metatext.learners.weight_blending import BLENDS, blended
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def adapt(
     blend: float | None = None,
     epochs: int | None = None,
     unlabelled: Sequence[str] = (),
+    max_length: int | None = None,
 ) -> Adapted:
     """Returns a classifier adapted to a few labelled texts.
 
@@ -94,19 +96,37 @@ def adapt(
             classes), otherwise 0; also 0 if `steps` is given.
         unlabelled: further texts of the target, best some hundreds. They help to locate the centre of the target's
             texts, and each is added to the prototypes of its likely classes.
+        max_length: maximum length of a text in tokens, also when the classifier predicts. Longer texts are cut.
+            Default: that of the encoder, up to 256, or that of meta-training if it is longer.
 
     Raises:
         InputError: negative steps or epochs; fewer than two classes; a label that a learned head does not know; a class
             name for a label that no text has; a blend that is not one of `BLENDS` or needs pretrained weights that the
-            learner was saved without; `class_names`, `blend`, `epochs` or `unlabelled` for a learned head.
+            learner was saved without; `class_names`, `blend`, `epochs` or `unlabelled` for a learned head; a
+            `max_length` above the positions of the encoder or below 8.
     """
+    with reading_at(learner, adaptation_length(learner, max_length)):
+        return _adapt(learner, texts, labels, steps, class_names, blend, epochs, unlabelled)
+
+
+def _adapt(
+    learner: Learner,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    steps: int | None,
+    class_names: Mapping[str, str] | None,
+    blend: float | None,
+    epochs: int | None,
+    unlabelled: Sequence[str],
+) -> Adapted:
+    """Adapts as `adapt` does, at the maximum length that the learner reads at now."""
     classes = sorted(set(labels))
     _check_request(learner, classes, steps, epochs)
     check_class_names(class_names or {}, classes)
     _check_start(learner, blend, class_names, epochs, unlabelled)
     labelled = set(texts)
     unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in labelled]
-    _warn_of_texts(learner, texts, labels, classes)
+    _warn_of_texts(texts, labels, classes)
     names = class_names_for(classes, class_names)
     support = Examples(list(texts), [classes.index(label) for label in labels])
     start = choose_start(learner, support, classes, names, blend)
@@ -148,7 +168,7 @@ def adapted_learner(
     """Adapts the learner to `support` within the block and yields the task's linear layer.
 
     With a chosen start, the encoder is blended and fine-tuned, and then takes `steps` inner steps. The default is 0,
-    because inner steps after the start gain nothing on average (docs/results.md). Without a start, the inner loop of
+    because inner steps after the start gain nothing on average (docs/ablations.md). Without a start, the inner loop of
     meta-training runs from the learned initialisation. Its default is as many steps as in meta-training.
 
     Args:
@@ -202,8 +222,8 @@ def _check_start(
             raise InputError(f"{name} is for learners with a prototype head; this one's head has learned its classes")
 
 
-def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:
-    """Warns of texts with several labels and labels that are nearly equal; logs how many texts are truncated."""
+def _warn_of_texts(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:
+    """Warns of texts with several labels and labels that are nearly equal."""
     label_counts = Counter(text for text, _ in dict.fromkeys(zip(texts, labels, strict=True)))
     if ambiguous := [text for text, count in label_counts.items() if count > 1]:
         logger.warning("%d texts have more than one label, the first is %r", len(ambiguous), ambiguous[0][:40])
@@ -211,9 +231,6 @@ def _warn_of_texts(learner: Learner, texts: Sequence[str], labels: Sequence[str]
         logger.warning(
             "labels %s are classes of their own: only case, spaces or underscores differ", quote_list(similar)
         )
-    max_length = learner.tokens.max_length
-    if cut := sum(len(ids) >= max_length for ids in learner.tokens.ids(texts)):
-        logger.info("%d of the %d texts reach %d tokens, where they are cut (max_length)", cut, len(texts), max_length)
 
 
 def _warn_of_names(

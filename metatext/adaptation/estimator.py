@@ -30,6 +30,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             labelled texts.
         epochs: passes of fine-tuning over the labelled texts. Default: 4 with 30 or more texts (60 if the sources have
             all classes), otherwise 0; also 0 with inner steps or a learned head.
+        max_length: maximum length of a text in tokens, in `fit` and in `predict`. Longer texts are cut. Default: that
+            of the encoder, up to 256, or that of meta-training if it is longer.
 
     Attributes:
         classes_: the labels as they were given (strings or numbers), sorted; set by `fit`.
@@ -43,12 +45,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         class_names: Mapping[Any, str] | None = None,
         blend: float | None = None,
         epochs: int | None = None,
+        max_length: int | None = None,
     ) -> None:
         self.learner = learner
         self.steps = steps
         self.class_names = class_names
         self.blend = blend
         self.epochs = epochs
+        self.max_length = max_length
 
     def __sklearn_clone__(self) -> FewShotClassifier:
         return type(self)(**self.get_params(deep=False))  # shares the learner, which `fit` does not change
@@ -95,7 +99,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             raise InputError(f"class_names must be a mapping, label to name, got {type(self.class_names).__name__}")
         class_names = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
         self.adapted_: Adapted = adapt(
-            learner, texts, [names[i] for i in indices], self.steps, class_names, self.blend, self.epochs, unlabelled
+            learner,
+            texts,
+            [names[i] for i in indices],
+            self.steps,
+            class_names,
+            self.blend,
+            self.epochs,
+            unlabelled,
+            self.max_length,
         )
         # The model's classes are sorted as strings, `classes_` by their own type (2 comes first, then 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]

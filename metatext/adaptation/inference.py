@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metatext.encoders.architectures import positions
 from metatext.encoders.tokenization import TokenCache, load_tokenizer
 from metatext.encoders.transformers_loading import default_device, loading
 from metatext.errors import InputError
@@ -44,7 +45,7 @@ def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]
         raise InputError(f"{folder} holds no trained classifier: it lacks {sorted(loaded['missing_keys'])[0]}")
     model.eval().to(default_device())
     tokenizer = load_tokenizer(path)
-    return model, TokenCache(tokenizer, min(tokenizer.model_max_length, model.config.max_position_embeddings)), metadata
+    return model, TokenCache(tokenizer, min(tokenizer.model_max_length, positions(model.config))), metadata
 
 
 @torch.no_grad()

@@ -20,9 +20,9 @@ SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0
 """Grid of scales applied to the cosine similarities before the softmax."""
 
 _LOG_PRIOR = (-((SCALES / 4).log() ** 2) / (2 * 0.5**2)).log_softmax(0)
-"""Log prior of each scale: log-normal with median 4 and sigma 0.5, normalised over the grid (docs/results.md)."""
+"""Log prior of each scale: log-normal with median 4 and sigma 0.5, normalised over the grid (docs/ablations.md)."""
 
-_CENTRE_PSEUDO_TEXTS = 4.0  # weight of the sources' centre, in texts (docs/results.md)
+_CENTRE_PSEUDO_TEXTS = 4.0  # weight of the sources' centre, in texts (docs/ablations.md)
 
 
 class LeaveOneOutFit(NamedTuple):

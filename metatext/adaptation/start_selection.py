@@ -187,7 +187,7 @@ def warn_of_unreadable_names(learner: Learner, classes: Sequence[str], names: Se
 
 
 def _log_prior(blend: float, weight: float, shared: bool) -> float:
-    """Log prior (nats, up to a constant) of a blend and a prior weight (docs/results.md).
+    """Log prior (nats, up to a constant) of a blend and a prior weight (docs/ablations.md).
 
     A weight above 0 has 1 nat. If the sources have all classes (`shared`) it has 3 nats and half a nat per doubling,
     and the meta-trained encoder has 4 nats more than the pretrained one.

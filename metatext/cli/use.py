@@ -49,6 +49,9 @@ class Adapt:
     unlabelled: tuple[str, ...] = ()
     """Files of further texts of the same kind, some hundreds. Labels are not read.
     They are tables with the same text column, or .txt files with one text per line."""
+    max_length: int | None = None
+    """Maximum length of a text in tokens, also in predict. Longer texts are cut.
+    By default that of the encoder, up to 256, or that of meta-training if it is longer."""
     overwrite: bool = False
     """Replace the output folder if metatext wrote it."""
 
@@ -75,7 +78,15 @@ class Adapt:
                 raise InputError("--no-names is for learners with a prototype head; this one's head uses no names")
             class_names = dict.fromkeys(domain.classes, "")
         adapted = adapt(
-            learner, domain.texts, domain.labels, self.steps, class_names, self.blend, self.epochs, unlabelled
+            learner,
+            domain.texts,
+            domain.labels,
+            self.steps,
+            class_names,
+            self.blend,
+            self.epochs,
+            unlabelled,
+            self.max_length,
         )
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
@@ -97,6 +108,13 @@ class Adapt:
             else:
                 reason = "the labels do not say what they mean; --class-names label=name ... does"
             _print_start(start, adapted.metadata["epochs"], learner.meta_trained, reason)
+        all_texts = [*domain.texts, *unlabelled]
+        _print_length(adapted.tokens.max_length, adapted.tokens.count_cut(all_texts), len(all_texts))
+
+
+def _print_length(max_length: int, cut: int, texts: int) -> None:
+    """Prints the maximum length of a text in tokens, and how many of the texts were longer and so were cut."""
+    print(f"length: {cut or 'none'} of the {texts} texts were cut at {max_length} tokens (--max-length)")
 
 
 def _print_start(start: dict[str, Any], epochs: int, meta_trained: bool, reason: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,8 @@ _MIN_LETTERS_PER_TOKEN = 1.5  # words with shorter tokens on average are spelled
 def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
     """Loads the tokenizer of `folder`, and makes it add `text_prefix` to every text.
 
-    The prefix becomes part of the tokenizer's file, so plain transformers applies it too.
+    The prefix becomes part of the tokenizer's file, so plain transformers applies it too. The maximum length of a
+    sentence encoder (`max_seq_length`) becomes that of its tokenizer, as sentence-transformers does.
 
     Raises:
         InputError: there is no tokenizer, or a prefix is given but the tokenizer has no fast implementation.
@@ -36,6 +39,7 @@ def load_tokenizer(folder: str | Path, text_prefix: str = "") -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} has no tokenizer that transformers can load: {_first_line(error)}") from error
     tokenizer.padding_side = "right"
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _sentence_length(folder))
     if not text_prefix:
         return tokenizer
     if not tokenizer.is_fast:
@@ -66,6 +70,7 @@ class TokenCache:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
         self._ids: dict[str, list[int]] = {}
+        self._others: dict[int, TokenCache] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TokenCache:
         return TokenCache(self.tokenizer, self.max_length)
@@ -77,6 +82,25 @@ class TokenCache:
             encoded = self.tokenizer(new, truncation=True, max_length=self.max_length)
             self._ids.update(zip(new, encoded["input_ids"], strict=True))
         return [self._ids[text] for text in texts]
+
+    def at(self, max_length: int) -> TokenCache:
+        """Returns a cache that cuts at `max_length`; it is made once.
+
+        It has a tokenizer of its own: what is saved with it says where texts are cut, and this one stays as it is.
+        """
+        if max_length == self.max_length:
+            return self
+        if max_length not in self._others:
+            tokenizer = copy.deepcopy(self.tokenizer)
+            tokenizer.model_max_length = max_length
+            self._others[max_length] = TokenCache(tokenizer, max_length)
+        return self._others[max_length]
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """Returns how many of the texts are longer than `max_length` tokens."""
+        full = [text for text, ids in zip(texts, self.ids(texts), strict=True) if len(ids) >= self.max_length]
+        # The tokenizer remembers the options of its last call and is saved with them, so another one counts.
+        return sum(len(ids) > self.max_length for ids in self.at(self.max_length + 1).ids(full)) if full else 0
 
     def reads(self, name: str) -> bool:
         """Returns whether the vocabulary covers a name with words or meaningful parts of words.
@@ -123,6 +147,18 @@ class TokenCache:
                 parts = [part for part in (rows[:k], rows[k:]) if part]
                 result += [make_batch(ids, part, [[i] for i in range(len(part))], pad, device) for part in parts]
         return result
+
+
+def _sentence_length(folder: str | Path) -> float:
+    """Returns the maximum length in tokens that a folder of sentence-transformers states, otherwise infinity."""
+    path = Path(folder) / "sentence_bert_config.json"
+    if not path.exists():
+        return math.inf
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))["max_seq_length"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+    return stated if isinstance(stated, int) and stated > 0 else math.inf
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,13 +26,14 @@ from metatext.evaluation.methods import METHODS, make_methods
 from metatext.evaluation.plot import plot_accuracy, pyplot
 from metatext.evaluation.records import Record
 from metatext.evaluation.report import class_tables, compare, differences, is_row_of, summarise, summary_table
-from metatext.evaluation.resume_key import fingerprint_of_weights, reading_settings, resume_log
+from metatext.evaluation.resume_key import baseline_reading, fingerprint_of_weights, reading_settings, resume_log
 from metatext.evaluation.scoring import run_methods
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import Draw, make_draws, official_draws, unlabelled_texts
 from metatext.files import write_json, write_text
 from metatext.learners.heads import LinearHead
 from metatext.learners.learner import Learner
+from metatext.learners.text_length import adaptation_length
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def evaluate(
     draws = _draws(target, settings, test, supports)
     learners = _load_learners(runs, target, settings)
     first = next(iter(learners.values()))
-    reading = reading_settings(first)
+    reading = baseline_reading(first, settings.max_length)
     _warn_of_source_texts(draws, sources)
 
     @cache
@@ -134,7 +135,8 @@ def _load_learners(runs: Sequence[str], target: Domain, settings: EvaluateSettin
     """Loads the learners, by the name of their row; all must have the same encoder and read texts in the same way."""
     learners: dict[str, Learner] = {}
     for run in runs:
-        learner = _load(run, settings, **({"max_length": settings.max_length} if settings.max_length else {}))
+        learner = _load(run, settings)
+        learner.tokens = learner.tokens.at(adaptation_length(learner, settings.max_length))
         if isinstance(learner.head, LinearHead):
             learner.head.start(target.classes)  # rejects unknown labels before hours of baselines
         name = learner.method
@@ -205,7 +207,11 @@ def _provenance(
             str(shots): fingerprint([[dataclasses.asdict(draw) for draw in draws if draw.shots == shots]])
             for shots in sorted({draw.shots for draw in draws})
         },
-        "learners": {name: dataclasses.asdict(learner.settings) for name, learner in learners.items()},
+        "learners": {
+            name: dataclasses.asdict(learner.settings) | {"max_length": learner.tokens.max_length}
+            for name, learner in learners.items()
+        },
+        "baselines": baseline_reading(first, settings.max_length),
         "machine": _machine(first.device),
         "versions": {
             "metatext": __version__,

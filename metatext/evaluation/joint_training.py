@@ -71,6 +71,7 @@ def load_or_train_joint(encoder: Learner, sources: Sequence[Domain], settings: E
         "epochs": settings.joint_epochs,
         "lr": settings.fine_tune_lr,
         "precision": settings.precision,
+        "max_length": encoder.tokens.max_length,
     }
     if folder and folder.exists():
         note = folder / "joint.json"

@@ -18,6 +18,7 @@ from metatext.evaluation.records import Record
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import Draw
 from metatext.learners.learner import Learner
+from metatext.learners.text_length import encoder_length
 
 
 def resume_log(
@@ -34,10 +35,10 @@ def resume_log(
         output: the result file of the evaluation; its folder is created.
         draws: the few-shot problems.
         encoder: name of the pretrained encoder.
-        reading: how texts are read; see `reading_settings`.
+        reading: how the baselines read texts; see `baseline_reading`.
         domains: target and sources.
         settings: of the evaluation. Settings that change no single result are not part of the key: `methods`, `joint`
-            and `plot`. `max_length` is part of `reading`.
+            and `plot`. `max_length` is part of `reading` and, for the learners, of `fingerprint_of_weights`.
     """
     keyed = dataclasses.asdict(settings)
     del keyed["methods"], keyed["joint"], keyed["max_length"], keyed["plot"]
@@ -56,12 +57,12 @@ def resume_log(
 
 
 def fingerprint_of_weights(learner: Learner) -> str:
-    """Digests all that the predictions of a learner depend on: settings, weights and source classes.
+    """Digests all that the predictions of a learner depend on: settings, maximum length, weights and source classes.
 
     It hashes bytes, because sums of the weights would depend on the number of threads.
     """
     settings = dataclasses.asdict(learner.settings) | {"classes": list(learner.settings.classes)}
-    state = hashlib.sha256(json.dumps(settings).encode())
+    state = hashlib.sha256(json.dumps([settings, learner.tokens.max_length]).encode())
     tensors = [*learner.parameters(), *(learner.pretrained or {}).values()]
     if learner.source_classes:
         state.update(json.dumps(learner.source_classes.names).encode())
@@ -72,5 +73,14 @@ def fingerprint_of_weights(learner: Learner) -> str:
 
 
 def reading_settings(learner: Learner) -> dict[str, Any]:
-    """Returns the settings by which a learner and the baselines in the same table read texts."""
-    return {name: getattr(learner.settings, name) for name in ("pooling", "text_prefix", "max_length")}
+    """Returns the settings by which all learners and baselines in the same table read texts."""
+    return {name: getattr(learner.settings, name) for name in ("pooling", "text_prefix")}
+
+
+def baseline_reading(learner: Learner, max_length: int | None) -> dict[str, Any]:
+    """Returns the settings by which the baselines in the table of a learner read texts.
+
+    Their maximum length is `max_length` or, if that is None, the one that suits the encoder. Meta-training may have
+    taken a shorter one to save time, which is no reason to cut texts for the baselines.
+    """
+    return reading_settings(learner) | {"max_length": max_length or encoder_length(learner)}

@@ -51,7 +51,8 @@ class EvaluateSettings:
     test_size: int = 1000
     """Maximum number of test texts of a draw."""
     max_length: int | None = None
-    """Maximum length of a text in tokens, for all methods. Default: that of the learner."""
+    """Maximum length of a text in tokens, for all methods.
+    By default that of the encoder, up to 256; a learner takes that of its meta-training if it is longer."""
     draw_seed: int = 0
     """Random seed of the draws."""
     fine_tune_steps: int = 40

@@ -61,6 +61,7 @@ class Learner(nn.Module):
         settings: the settings of the method.
         base_model: Hub id or folder of the pretrained encoder.
         sources: names of the source domains.
+        encoder_max_length: longest text in tokens that the pretrained encoder is stated to read.
         meta_trained: whether meta-training has begun.
         pretrained: trainable encoder parameters before meta-training by name, float16; None if unknown.
         source_classes: prototypes and centroids of the source classes; None before meta-training has ended.
@@ -83,6 +84,7 @@ class Learner(nn.Module):
         self.source_classes: SourceClasses | None = None
         self.autocast_dtype: torch.dtype | None = None
         self.loss_scale = 1.0
+        self.encoder_max_length: int = min(tokenizer.model_max_length, positions(encoder.config))
         tokenizer.model_max_length = min(settings.max_length, positions(encoder.config))
         self.tokens = TokenCache(tokenizer, tokenizer.model_max_length)
         hidden = encoder.config.hidden_size
@@ -134,6 +136,7 @@ class Learner(nn.Module):
         if saved:
             learner.meta_trained = saved.get("method") != UNTRAINED
             learner.sources = saved.get("sources", [])
+            learner.encoder_max_length = saved.get("encoder_max_length", positions(encoder.config))
             learner._restore(read_state(folder, saved), saved["settings"])
         else:
             parameters = learner.encoder.named_parameters()
@@ -166,7 +169,8 @@ class Learner(nn.Module):
             "sources": self.sources,
             "inner_steps": settings.inner_steps,
             "text_prefix": settings.text_prefix,
-            "max_length": settings.max_length,
+            "max_length": self.tokens.max_length,
+            "encoder_max_length": self.encoder_max_length,
             "pooling": settings.pooling,
             "settings": dataclasses.asdict(settings),
         }

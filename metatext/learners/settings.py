@@ -77,7 +77,8 @@ class LearnerSettings:
     """Prefix of every text, for encoders that were trained with one.
     Example: "query: " for the E5 models."""
     max_length: int = 128
-    """Maximum length of a text, in tokens. Longer texts are truncated."""
+    """Maximum length of a text in meta-training, in tokens. Longer texts are truncated.
+    Adaptation has a maximum length of its own, which is not shorter (--max-length of adapt and evaluate)."""
     batch_size: int = 64
     """Maximum number of texts in one pass of the encoder.
     A smaller value needs less memory."""

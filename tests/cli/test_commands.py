@@ -135,11 +135,12 @@ def test_train_adapt_predict_in_processes_of_their_own(folder: Path, tiny_bert: 
     assert done.stdout.startswith(f"{tmp_path / 'run'}: 2 meta-steps in ") and done.stdout.count("\n") == 1
     assert "Warning" not in done.stderr and "Loading" not in done.stderr and "Traceback" not in done.stderr
     done = command("adapt", tmp_path / "run", folder / "target.jsonl", *COLUMNS, "--output", tmp_path / "model")
-    first, encoder, classes = done.stdout.splitlines()
+    first, encoder, classes, length = done.stdout.splitlines()
     given = re.fullmatch(
         r"(.*): a classifier of 6 classes, adapted to 30 texts, of which it gives (\d+) your label", first
     )
     assert given and given[1] == str(tmp_path / "model")
+    assert re.fullmatch(r"length: none of the 30 texts were cut at \d+ tokens \(--max-length\)", length)
     assert encoder.startswith("encoder: ") and encoder.endswith("fine-tuned in 4 passes over your texts (--epochs)")
     assert re.fullmatch(
         r"classes: (what their names say counts as much as \d(\.\d)? more .*|known by your texts alone \(.*)", classes
@@ -201,6 +202,26 @@ def test_adapt_takes_texts_without_labels_and_passes_over_those_with(
     sentence = refused(*adapt, "--by", "text", "--overwrite")
     assert "--by parts source files into domains, but a file to adapt to is one" in sentence
     assert "row 2" in refused(*adapt, "--overwrite", "--unlabelled", write_jsonl(more, [{"text": "a"}, {"text": " "}]))
+
+
+def test_adapt_says_how_many_texts_it_cut_and_where(
+    run: Path, folder: Path, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapt = ("adapt", run, folder / "target.jsonl", "--output", tmp_path / "model")
+    texts = [row["text"] for row in read_jsonl(folder / "target.jsonl")]
+    lengths = [len(text) + 2 for text in texts]  # a token a character, and two marks
+    limit = sorted(lengths)[20]
+    cut = sum(length > limit for length in lengths)
+    assert 0 < cut < 30
+    for options, line in (
+        ((), "none of the 30 texts were cut at 66 tokens"),
+        (("--max-length", limit), f"{cut} of the 30 texts were cut at {limit} tokens"),
+    ):
+        main(words(*adapt, *options, "--overwrite"))
+        assert f"length: {line} (--max-length)" in capsys.readouterr().out.splitlines()
+    assert json.loads((tmp_path / "model" / "metatext.json").read_text(encoding="utf-8"))["max_length"] == limit
+    sentence = refused(*adapt, "--max-length", 67, "--overwrite")
+    assert sentence == "metatext: max_length must be at most 66, the positions of the encoder, got 67"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -446,6 +447,49 @@ def test_learners_are_named_for_what_they_are(run: str, tiny_bert: Path, tmp_pat
     older.save_pretrained(tmp_path / "older")
     result = evaluate([str(tmp_path / "older")], make_domain(2), [], settings)
     assert not [row for row in result["rows"] if row["method"].endswith("weights")]
+
+
+def test_learners_and_baselines_read_as_much_as_the_encoder_does(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, settings in (("short", {"max_length": 16}), ("long", {"max_length": 66, "second_order_steps": 2})):
+        learner = Learner.from_pretrained(tiny_bert, inner_steps=2, **settings)
+        learner.meta_trained = True
+        learner.save_pretrained(tmp_path / name)
+    runs, target = [str(tmp_path / "short"), str(tmp_path / "long")], make_domain(2)
+    lengths = set[int]()
+    encode = Learner.encode
+
+    def noted(learner: Learner, texts: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        lengths.add(learner.tokens.max_length)
+        return encode(learner, texts, batch_size)
+
+    monkeypatch.setattr(Learner, "encode", noted)
+    settings = EvaluateSettings(shots=(1,), draws=2, methods=("frozen", "maml"), test_size=10)
+    result = evaluate(runs, target, [], settings)
+    # 64 is what the tokenizer states
+    assert [result["learners"][name]["max_length"] for name in ("first-order MAML", "full MAML")] == [64, 66]
+    assert result["baselines"]["max_length"] == 64 and lengths == {64, 66}
+    lengths.clear()
+    result = evaluate(runs, target, [], dataclasses.replace(settings, max_length=12))
+    assert {learner["max_length"] for learner in result["learners"].values()} == lengths == {12}
+    assert result["baselines"]["max_length"] == 12
+    with pytest.raises(InputError, match="max_length must be at most 66, the positions of the encoder, got 80"):
+        evaluate(runs, target, [], dataclasses.replace(settings, max_length=80))
+
+
+def test_results_of_another_length_are_not_taken_over(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "unlink", lambda *a, **k: None)  # the log stays, as after an interruption
+    settings = EvaluateSettings(shots=(1,), draws=2, methods=("tfidf", "maml"), test_size=10)
+    digests = []
+    for max_length in (None, 12, None):
+        now = dataclasses.replace(settings, max_length=max_length)
+        records = evaluate([run], make_domain(2), [], now, None, tmp_path / "table.json")["records"]
+        digests.append({r["method"]: r["weights"] for r in records}["full MAML"])
+    assert digests[0] == digests[2] != digests[1]
+    assert len(list(tmp_path.glob(".table.json.*.jsonl"))) == 2
 
 
 def test_learners_of_other_encoders_are_evaluated_apart(run: str, encoder_of: Any) -> None:
