@@ -1,7 +1,7 @@
-"""Fine-tunes the encoder from the chosen start with the leave-one-out loss.
+"""Fine-tunes the encoder from the chosen start with the held-out loss.
 
-The loss is the negative leave-one-out log-likelihood that also chose the start: each text is classified by prototypes
-made without it (`metatext.adaptation.prototypes`). Prototypes of all texts fit these texts already, so their loss would
+The loss is the negative held-out log-likelihood that also chose the start: each text is classified by prototypes of the
+other folds (`metatext.adaptation.held_out`). Prototypes of all texts fit these texts already, so their loss would
 leave little to learn.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
+from metatext.adaptation.held_out import held_out_cosines
 from metatext.adaptation.prototypes import CentredFeatures
 from metatext.adaptation.start import Start
 from metatext.core.in_place import in_scratch_memory
@@ -71,7 +72,7 @@ def _gradients_restored(tensors: list[Tensor]) -> Iterator[None]:
 
 
 def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, trainable: list[Tensor]) -> None:
-    texts, labels, ways = support.texts, torch.tensor(support.labels), len(start.class_priors)
+    texts, labels = support.texts, torch.tensor(support.labels)
     steps = max(1, round(epochs * len(texts) / min(_BATCH_SIZE, len(texts))))
     logger.info("fine-tuning on %d texts, %d steps", len(texts), steps)
     optimizer = torch.optim.Adam(trainable, _LEARNING_RATE, fused=True)
@@ -82,9 +83,8 @@ def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, t
         with torch.enable_grad():
             features = learner.vectors([texts[row] for row in batch], learner.settings.batch_size).float()
             all_features = latest_features.index_copy(0, batch, features)
-            space = CentredFeatures(all_features, labels, ways, start.source_centre)
-            cosines, single_texts = space.leave_one_out_cosines(start.class_priors)
-            scored = batch[~single_texts[batch]]
+            cosines, missing = held_out_cosines(all_features, labels, start.class_priors, start.centre_prior)
+            scored = batch[~missing[batch]]
             loss = cross_entropy(start.scale * cosines[scored], labels[scored], reduction="sum") / len(batch)
             gradients = torch.autograd.grad(loss, trainable, allow_unused=True)
         for tensor, gradient in zip(trainable, gradients, strict=True):
@@ -104,9 +104,9 @@ def _layer(learner: Learner, support: Examples, start: Start, unlabelled: Sequen
         start.class_priors,
     )
     if not unlabelled:
-        space = CentredFeatures(features, labels, len(class_priors), start.source_centre)
+        space = CentredFeatures(features, labels, len(class_priors), start.centre_prior)
         return space.layer(class_priors, start.calibrated_scale)
     unlabelled_features = learner.encode(unlabelled).float()
-    space = CentredFeatures(features, labels, len(class_priors), start.source_centre, unlabelled_features)
+    space = CentredFeatures(features, labels, len(class_priors), start.centre_prior, unlabelled_features)
     sums = space.soft_k_means(class_priors, unlabelled_features, start.scale)
     return space.layer(class_priors + sums, start.calibrated_scale)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from metatext.adaptation.prototypes import SourceCentre
+from metatext.adaptation.prototypes import CentrePrior
 from metatext.learners.heads import LinearLayer
 
 
@@ -21,8 +21,8 @@ class Start(NamedTuple):
     """Prior directions of the classes times `prior_weight`, float32 (classes, hidden); zero without a prior."""
     shared: bool
     """Whether every class is also a class of the sources."""
-    source_centre: SourceCentre | None
-    """Prior of the feature centre; None unless the classes are `shared`."""
+    centre_prior: CentrePrior | None
+    """Prior of the feature centre, from the sources if the classes are `shared`, else from the names; or None."""
     scale: float
     """Scale applied to the cosines before the softmax during fine-tuning."""
     calibrated_scale: float

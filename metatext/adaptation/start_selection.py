@@ -5,13 +5,12 @@ prior points where the class is expected before any of its texts is seen: in the
 domain has a class of that name, of this source class. It counts as `prior_weight` texts.
 
 Blend and prior weight are posterior means, over a grid of both. The likelihood is that of the support texts under
-leave-one-out prototypes, at the best scale. The log prior (`_log_prior`) favours the meta-trained encoder and the class
-priors if the sources have all classes of the target. The maximum would be worse than the mean: with few texts it is
-often the maximum by chance.
+prototypes of the other folds (`metatext.adaptation.held_out`). The log prior (`_log_priors`) favours the meta-trained
+encoder and the class priors if the sources have all classes of the target. The maximum would be worse than the mean:
+with few texts it is often the maximum by chance.
 
-If no class has two texts, the leave-one-out likelihood says too little. The blend is then 1 if the sources have all
-classes and `_SINGLE_TEXT_BLEND` otherwise. The priors count as `_SINGLE_TEXT_WEIGHT` texts, or as none if the log Bayes
-factor of the priors against chance is below a threshold.
+If no class has two texts, the class priors alone predict the texts. The likelihood is then the same for every positive
+weight, so there is one, `_SINGLE_TEXT_WEIGHT`.
 """
 
 from __future__ import annotations
@@ -23,26 +22,30 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from metatext.adaptation.prototypes import CentredFeatures, SourceCentre
+from metatext.adaptation.held_out import HeldOutFit, held_out_fit
+from metatext.adaptation.prototypes import CentredFeatures, CentrePrior
 from metatext.adaptation.start import Start
-from metatext.data.class_names import fold_case, readable_names
+from metatext.data.class_names import fold_case, readable_names, without_negations
 from metatext.data.episodes import Examples
-from metatext.errors import quote_list
+from metatext.errors import InputError, quote_list
 from metatext.learners.heads import PrototypeHead
 from metatext.learners.learner import Learner
 from metatext.learners.weight_blending import BLENDS, blended
 
 logger = logging.getLogger(__name__)
 
-RULE_VERSION = 5  # version of the start-selection rule; part of the resume key of an evaluation
-_PRIOR_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)  # grid of the prior weight, in texts
-_SINGLE_TEXT_WEIGHT, _SINGLE_TEXT_BLEND = 2.0, 0.5  # prior weight and blend if no class has two texts
-_MIN_EVIDENCE = -0.5  # nats; with less evidence the priors are ignored if no class has two texts
-_MIN_EVIDENCE_SHARED = -4.5  # the same threshold if the sources have all classes
+RULE_VERSION = 6  # version of the start-selection rule; part of the resume key of an evaluation
+_WEIGHTS = (1.0, 2.0, 4.0, 8.0)  # grid of the prior weight beside 0, in texts
+_SINGLE_TEXT_WEIGHT = 2.0  # the only one if no class has two texts
+_LOG_ODDS, _LOG_ODDS_SHARED = (
+    2.4,
+    5.3,
+)  # prior log odds (nats) of priors against none, and if the sources have all classes
+_SHARED_BLEND = 4.0  # nats in favour of the meta-trained encoder if the sources have all classes
 
 
 @torch.no_grad()
@@ -58,7 +61,7 @@ def choose_start(
 
     Args:
         learner: a learner. It is not changed.
-        support: labelled texts, at least one of each class.
+        support: labelled texts, none or more of each class.
         classes: the label of each class index of the support.
         names: the name of each class, in the language of the texts. A class with an empty name has no prior. With None
             there are no priors from names, and the labels find the source classes.
@@ -67,39 +70,35 @@ def choose_start(
 
     Returns:
         The start, or None for a learner with a linear head, which is its own start.
+
+    Raises:
+        InputError: a class has neither a text nor a prior.
     """
     if not isinstance(learner.head, PrototypeHead):
         return None
-    labels = torch.tensor(support.labels)
-    any_class_has_two = bool((torch.bincount(labels) > 1).any())
+    labels = torch.tensor(support.labels, dtype=torch.int64)
     source_rows_of = source_rows(learner, classes, names) if sources else [[] for _ in classes]
     shared = all(source_rows_of)
     readable = [name if name and learner.tokens.reads(name) else "" for name in names or [""] * len(classes)]
-    if blend is not None:
-        blends: tuple[float, ...] = (blend,)
-    elif learner.pretrained is None:
-        blends = (1.0,)
-    else:
-        blends = BLENDS if any_class_has_two else (1.0 if shared else _SINGLE_TEXT_BLEND,)
-    candidates = {blend: _candidate(learner, support, readable, source_rows_of, blend) for blend in blends}
-    scores: dict[tuple[float, float], float] = {}
-    for blend, (features, directions, _) in candidates.items():
-        if not directions.any():
-            weights: tuple[float, ...] = (0.0,)
-        elif any_class_has_two:
-            weights = _PRIOR_WEIGHTS
-        else:
-            min_evidence = _MIN_EVIDENCE_SHARED if shared else _MIN_EVIDENCE
-            weights = (_SINGLE_TEXT_WEIGHT if features.evidence(directions) > min_evidence else 0.0,)
-        for weight in weights:
-            fit = features.leave_one_out(weight * directions)
-            scores[blend, weight] = fit.log_likelihood * len(labels) + _log_prior(blend, weight, shared)
+    blends = (blend,) if blend is not None else (1.0,) if learner.pretrained is None else BLENDS
+    candidates = {
+        blend: _candidate(learner, support, without_negations(readable), source_rows_of, blend) for blend in blends
+    }
+    _check_evidence(candidates[blends[0]], classes)
+    several = bool((torch.bincount(labels) > 1).any())
+    log_priors = _log_priors(_WEIGHTS if several else (_SINGLE_TEXT_WEIGHT,), shared)
+    scores = {
+        (blend, weight): candidate.fit(weight).evidence + log_prior + (_SHARED_BLEND * blend if shared else 0.0)
+        for blend, candidate in candidates.items()
+        for weight, log_prior in log_priors.items()
+        if weight == 0 or candidate.directions.any()
+    }
     blend, weight = posterior_means(scores)
-    features, directions, source_centre = candidates[blend]
-    class_priors = weight * directions
-    fit = features.leave_one_out(class_priors)
-    layer = features.layer(class_priors, fit.calibrated_scale)
-    return Start(blend, weight, class_priors, shared, source_centre, fit.scale, fit.calibrated_scale, layer)
+    candidate = candidates[blend]
+    class_priors, fit = candidate.priors(weight), candidate.fit(weight)
+    space = CentredFeatures(candidate.features, labels, len(classes), candidate.centre_prior)
+    layer = space.layer(class_priors, fit.calibrated_scale)
+    return Start(blend, weight, class_priors, shared, candidate.centre_prior, fit.scale, fit.calibrated_scale, layer)
 
 
 def posterior_means(scores: Mapping[tuple[float, float], float]) -> tuple[float, float]:
@@ -124,25 +123,51 @@ def posterior_means(scores: Mapping[tuple[float, float], float]) -> tuple[float,
 class _Candidate(NamedTuple):
     """A support and its class priors in the feature space of one blend."""
 
-    features: CentredFeatures
+    features: Tensor  # (n, hidden)
+    labels: Tensor  # int64 (n,)
     directions: Tensor  # prior directions, unit length or zero, (classes, hidden)
-    source_centre: SourceCentre | None  # None unless the sources have all classes
+    centre_prior: CentrePrior | None
+
+    def priors(self, weight: float) -> Tensor:
+        """The class priors, (classes, hidden). A class without texts has nothing else, so its prior always counts."""
+        empty = torch.bincount(self.labels, minlength=len(self.directions)).unsqueeze(1) == 0
+        return self.directions * torch.where(empty, max(weight, 1.0), weight)
+
+    def fit(self, weight: float) -> HeldOutFit:
+        return held_out_fit(self.features, self.labels, self.priors(weight), self.centre_prior)
 
 
 def _candidate(
     learner: Learner, support: Examples, names: Sequence[str], rows: Sequence[Sequence[int]], blend: float
 ) -> _Candidate:
     with blended(learner, blend):
-        features = learner.encode(support.texts).float()
+        features = learner.encode(support.texts).float() if support.texts else _no_features(learner)
         name_directions = _name_directions(learner, names)
     source_classes = [_source_class(learner, of, BLENDS.index(blend)) for of in rows]
     source_directions = torch.stack([direction for direction, _ in source_classes])
-    source_centre = _source_centre(source_classes) if all(rows) else None
-    return _Candidate(
-        CentredFeatures(features, torch.tensor(support.labels), len(names), source_centre),
-        normalize(name_directions + source_directions, dim=1),
-        source_centre,
-    )
+    centre_prior = None
+    if all(rows):
+        centre_prior = _source_centre(source_classes)
+    elif name_directions.any():  # cosines to names need no centre
+        named = name_directions[name_directions.any(dim=1)]
+        centre_prior = CentrePrior.between(named, torch.zeros_like(named[0]))
+    directions = normalize(name_directions + source_directions, dim=1)
+    return _Candidate(features, torch.tensor(support.labels, dtype=torch.int64), directions, centre_prior)
+
+
+def _no_features(learner: Learner) -> Tensor:
+    return torch.zeros(0, learner.encoder.config.hidden_size)
+
+
+def _check_evidence(candidate: _Candidate, classes: Sequence[str]) -> None:
+    """Refuses a class that has neither a text nor a prior."""
+    texts = torch.bincount(candidate.labels, minlength=len(classes))
+    for row, label in enumerate(classes):
+        if not texts[row] and not candidate.directions[row].any():
+            raise InputError(
+                f"nothing is known of class {label!r}: give it a labelled text, or say what it means in words that the "
+                f"encoder reads (--class-names {label}=..., in Python class_names)"
+            )
 
 
 def source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str] | None) -> list[list[int]]:
@@ -186,15 +211,15 @@ def warn_of_unreadable_names(learner: Learner, classes: Sequence[str], names: Se
         )
 
 
-def _log_prior(blend: float, weight: float, shared: bool) -> float:
-    """Log prior (nats, up to a constant) of a blend and a prior weight (docs/ablations.md).
+def _log_priors(weights: Sequence[float], shared: bool) -> dict[float, float]:
+    """Log prior (nats, up to a constant) of the prior weight 0 and of each of `weights` (docs/ablations.md).
 
-    A weight above 0 has 1 nat. If the sources have all classes (`shared`) it has 3 nats and half a nat per doubling,
-    and the meta-trained encoder has 4 nats more than the pretrained one.
+    All positive weights together have the log odds `_LOG_ODDS` against 0, in equal parts. If the sources have all
+    classes (`shared`) they have `_LOG_ODDS_SHARED`, with half a nat more for a double weight.
     """
-    if not shared:
-        return 1.0 if weight else 0.0
-    return 4 * blend + (3 + log2(weight) / 2 if weight else 0.0)
+    shares = np.array([log2(weight) / 2 if shared else 0.0 for weight in weights])
+    log_odds = _LOG_ODDS_SHARED if shared else _LOG_ODDS
+    return {0.0: 0.0} | dict(zip(weights, (log_odds + log_softmax(shares)).tolist(), strict=True))
 
 
 def _name_directions(learner: Learner, names: Sequence[str]) -> Tensor:
@@ -216,11 +241,10 @@ def _source_class(learner: Learner, rows: Sequence[int], blend_index: int) -> tu
     return normalize(prototypes[blend_index, list(rows)].sum(0), dim=0), centroid
 
 
-def _source_centre(source_classes: Sequence[tuple[Tensor, Tensor | None]]) -> SourceCentre | None:
+def _source_centre(source_classes: Sequence[tuple[Tensor, Tensor | None]]) -> CentrePrior | None:
     """The centre of source classes, given as (direction, centroid); None if the learner was saved without centroids."""
     centroids = [centroid for _, centroid in source_classes if centroid is not None]
     if len(centroids) < len(source_classes):
         return None
     directions = torch.stack([direction for direction, _ in source_classes])
-    _, singular_values, basis = torch.linalg.svd(directions - directions.mean(0), full_matrices=False)
-    return SourceCentre(torch.stack(centroids).mean(0), basis[singular_values > 1e-3 * singular_values[0]])
+    return CentrePrior.between(directions, torch.stack(centroids).mean(0))

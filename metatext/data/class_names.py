@@ -5,6 +5,7 @@ A label without meaning, such as a number, has the empty string as its name.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -82,6 +83,41 @@ def readable_names(labels: Sequence[str]) -> list[str]:
     count = Counter(words)
     meaningful = [count[word] == 1 and (len(word) > 1 or not word.isascii()) for word in words]
     return [name if has_meaning else "" for name, has_meaning in zip(names, meaningful, strict=True)]
+
+
+_ENGLISH_NEGATIONS = frozenset(["not", "no", "non", "none", "un", "anti", "without"])
+_NEGATIONS = _ENGLISH_NEGATIONS | frozenset(["不", "不是", "非", "没", "没有", "无", "無", "未"])
+
+
+def without_negations(names: Sequence[str]) -> list[str]:
+    """Empties the names that contain another name, and that name, if they tell the two classes apart by too little.
+
+    An encoder hardly tells a name from its negation (`ironic`, `not ironic`), so neither says in which direction the
+    class lies. Of two classes, neither name may contain the other at all.
+
+    Example:
+        >>> without_negations(["ironic", "not ironic"]), without_negations(["谣言", "非谣言", "其他"])
+        (['', ''], ['', '', '其他'])
+        >>> without_negations(["bank card", "credit card"])
+        ['bank card', 'credit card']
+    """
+    words = [fold_case(name).replace("-", " ").split() for name in names]
+    two = sum(map(bool, names)) == 2
+    empty = set[int]()
+    for (i, longer), (j, shorter) in itertools.permutations(enumerate(words), 2):
+        rest = _rest(longer, shorter) if longer and shorter else None
+        if rest is not None and (two or rest in _NEGATIONS):
+            empty |= {i, j}
+    return ["" if row in empty else name for row, name in enumerate(names)]
+
+
+def _rest(longer: Sequence[str], shorter: Sequence[str]) -> str | None:
+    """What is left of the words `longer` without the words `shorter`; None if they do not contain these."""
+    if set(shorter) <= set(longer):
+        return " ".join(word for word in longer if word not in shorter)
+    whole, part = " ".join(longer), " ".join(shorter)
+    rest = whole.removesuffix(part).strip()
+    return rest if rest != whole and (rest in _NEGATIONS or not whole.isascii()) else None
 
 
 def names_of_domains(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[str, str]:

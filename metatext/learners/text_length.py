@@ -16,7 +16,7 @@ from metatext.errors import InputError
 from metatext.learners.learner import Learner
 
 MAX_LENGTH = 256
-"""Cap of the default maximum length (tokens). Long texts cost more, and 512 tokens gained nothing (docs/ablations.md)."""
+"""Cap of the default maximum length, in tokens. 512 tokens cost more and gained nothing (docs/ablations.md)."""
 
 
 def encoder_length(learner: Learner) -> int:
