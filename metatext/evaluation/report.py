@@ -53,19 +53,25 @@ def _summed(confusions: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[s
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Formats a summary as a Markdown table with a row per method and a column per number of shots, in per cent."""
+    """Formats a summary as a Markdown table with a row per method and a column per number of shots, in per cent.
+
+    A cell is empty where the method has no result, such as a method that needs labels at 0 shots.
+    """
     shots = sorted({row["shots"] for row in rows})
     cells = {(row["method"], row["shots"]): row for row in rows}
     head = ["method", *(f"{shots_heading(k)}: accuracy / macro-F1" for k in shots), "s per fit"]
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        values = [cells[method, k] for k in shots]
+        values = [cells.get((method, k)) for k in shots]
         scores = [
             f"{100 * v['accuracy']:.1f} ± {100 * v['accuracy_ci95']:.1f} / "
             f"{100 * v['macro_f1']:.1f} ± {100 * v['macro_f1_ci95']:.1f}"
+            if v
+            else ""
             for v in values
         ]
-        seconds = "-".join(dict.fromkeys(f"{v['fit_seconds']:.2g}" for v in (values[0], values[-1])))
+        times = [v["fit_seconds"] for v in values if v]
+        seconds = "-".join(dict.fromkeys(f"{value:.2g}" for value in (times[0], times[-1])))
         lines.append([method, *scores, seconds])
     return markdown_table(head, lines)
 
@@ -85,7 +91,7 @@ def compare(records: Sequence[Record], learners: Sequence[str]) -> list[dict[str
     for shots in sorted({record["shots"] for record in records}):
         accuracy = {
             name: {r["draw"]: r["accuracy"] for r in _of(records, name, shots)}
-            for name in dict.fromkeys(record["method"] for record in records)
+            for name in dict.fromkeys(record["method"] for record in records if record["shots"] == shots)
         }
         for name in (name for name in learners if name in accuracy):
             for other in (other for other in accuracy if other != name):
@@ -145,17 +151,17 @@ def is_row_of(method: str, learners: Sequence[str]) -> bool:
 
 
 def class_tables(rows: Sequence[dict[str, Any]], learners: Sequence[str]) -> str:
-    """Formats precision, recall and F1 per class in Markdown, for the learners at the most shots, over all draws."""
-    max_shots = max(row["shots"] for row in rows)
+    """Formats precision, recall and F1 per class in Markdown, for each learner at its most shots, over all draws."""
+    most = {row["method"]: row["shots"] for row in sorted(rows, key=lambda row: row["shots"])}
     parts = []
     for row in rows:
-        if row["shots"] == max_shots and row["method"] in learners:
+        if row["shots"] == most[row["method"]] and row["method"] in learners:
             heading = ["class", "precision", "recall", "F1", "texts judged"]
             lines = [
                 [name, *(f"{100 * scores[key]:.1f}" for key in ("precision", "recall", "f1-score")), scores["support"]]
                 for name, scores in class_scores(row["confusion"]).items()
             ]
-            title = f"{row['method']}, {shots_heading(max_shots)}, all {row['draws']} draws together, in %:"
+            title = f"{row['method']}, {shots_heading(row['shots'])}, all {row['draws']} draws together, in %:"
             parts.append(f"{title}\n\n{markdown_table(heading, lines)}")
     return "\n\n".join(parts)
 
@@ -177,5 +183,5 @@ def class_scores(confusion: dict[str, dict[str, int]]) -> dict[str, dict[str, An
 
 
 def shots_heading(number: int) -> str:
-    """Formats a number of shots as a heading: 1 shot, 5 shots."""
-    return f"{number} shot{'s' * (number > 1)}"
+    """Formats a number of shots as a heading: 0 shots, 1 shot, 5 shots."""
+    return f"{number} shot{'s' * (number != 1)}"
