@@ -37,13 +37,11 @@ def test_recipe_trains_evaluates_and_uses_finished_learners_again(tmp_path: Path
     assert first.returncode == 0, first.stderr[-2000:]
     table = json.loads((output / "weibo_topics.json").read_text(encoding="utf-8"))
     methods = [row["method"] for row in table["rows"] if row["shots"] == 1]
-    assert methods == [
+    assert methods == [  # the encoder has no words for the English labels: no rows that read names
         "majority class",
-        "class names alone, no label",
         "TF-IDF + logistic regression",
         "frozen encoder + nearest centroid",
         "frozen encoder + logistic regression",
-        "frozen encoder + names",
         "fine-tuning the pretrained encoder",
         "source classifier, no target label",
         "joint training, then fine-tuning",
@@ -51,7 +49,7 @@ def test_recipe_trains_evaluates_and_uses_finished_learners_again(tmp_path: Path
         "first-order MAML",
         "full MAML",
     ]
-    assert len(table["records"]) == 12 * 2 * 2 and all(0 <= r["accuracy"] <= 1 for r in table["records"])
+    assert len(table["records"]) == 10 * 2 * 2 and all(0 <= r["accuracy"] <= 1 for r in table["records"])
     assert table["table"] in first.stdout and table["table"] in (output / "weibo_topics.md").read_text(encoding="utf-8")
     assert not list(output.glob(".*")), "the log of a finished evaluation was left behind"
 

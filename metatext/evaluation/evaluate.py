@@ -25,12 +25,12 @@ from metatext.evaluation.class_name_baselines import usable_names
 from metatext.evaluation.joint_training import load_or_train_joint
 from metatext.evaluation.methods import METHODS, NAME_METHODS, make_methods
 from metatext.evaluation.plot import plot_accuracy, pyplot
-from metatext.evaluation.records import Record
+from metatext.evaluation.records import LONG_FIELDS, Record
 from metatext.evaluation.report import class_tables, compare, differences, is_row_of, summarise, summary_table
 from metatext.evaluation.resume_key import fingerprint_of_weights, reading_settings, resume_log
 from metatext.evaluation.scoring import Method, run_methods
 from metatext.evaluation.settings import EvaluateSettings
-from metatext.evaluation.support_draws import Draw, make_draws, official_draws, unlabelled_texts
+from metatext.evaluation.support_draws import Draw, make_draws, number_test_texts, official_draws, unlabelled_texts
 from metatext.files import write_json, write_text
 from metatext.learners.heads import LinearHead
 from metatext.learners.learner import Learner
@@ -108,7 +108,7 @@ def evaluate(
     digests = {name: fingerprint_of_weights(learner) for name, learner in learners.items()}
     weights = {row: digest for name, digest in digests.items() for row in methods if is_row_of(row, [name])}
     records = run_methods(methods, draws, progress, log, weights)
-    result = _provenance(target, learners, draws, settings, supports) | _findings(records, list(learners))
+    result = _provenance(target, learners, draws, settings, supports) | _findings(records, list(learners), draws)
     if log:
         _write(files, result, list(learners))
         log.unlink()
@@ -174,7 +174,7 @@ def _without_impossible_methods(
         names = usable_names(learner, target.classes, parse_class_names(settings.class_names))
         nameless = [label for label in target.classes if not names[label]]
         if not settings.names or len(target.classes) - len(nameless) < 2:
-            why = "fewer than two classes have a name that says what they are" if settings.names else "--no-names"
+            why = "fewer than two classes have a name that the encoder can read" if settings.names else "--no-names"
             logger.warning("no row for %s: %s", quote_list(asked), why)
             impossible.update(NAME_METHODS)
         elif nameless and "names" in settings.methods:
@@ -243,15 +243,17 @@ def _machine(device: torch.device) -> str:
     return f"{cores}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else cores
 
 
-def _findings(records: Sequence[Record], learners: Sequence[str]) -> dict[str, Any]:
-    """Collects the results: table, differences, rows, comparisons and records."""
-    rows, comparisons = summarise(records), compare(records, learners)
+def _findings(records: Sequence[Record], learners: Sequence[str], draws: Sequence[Draw]) -> dict[str, Any]:
+    """Collects the results: table, differences, rows, comparisons, numbers of the test texts, and records."""
+    test_texts = number_test_texts(draws)
+    rows, comparisons = summarise(records, test_texts), compare(records, learners, test_texts)
     return {
         "table": summary_table(rows),
         "differences": differences(rows, comparisons, learners, METHODS["finetune"]),
         "rows": rows,
         "comparisons": comparisons,
-        "records": [{key: value for key, value in r.items() if key != "confusion"} for r in records],  # `rows` has it
+        "test_texts": test_texts,
+        "records": [{key: value for key, value in r.items() if key not in LONG_FIELDS} for r in records],
     }
 
 

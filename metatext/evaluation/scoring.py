@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from metatext.data.episodes import Examples
 from metatext.evaluation.baselines import Fit, Predict, ZeroShotFit
+from metatext.evaluation.intervals import to_bits
 from metatext.evaluation.records import Record, logged_records
 from metatext.evaluation.statistics import calibration_error
 from metatext.evaluation.support_draws import Draw
@@ -125,6 +126,8 @@ def _judge(name: str, weights: str | None, method: Method, draw: Draw) -> Record
     confusion: dict[str, dict[str, int]] = {}
     for (label, predicted), count in sorted(Counter(pairs).items()):
         confusion.setdefault(label, {})[predicted] = count
+    _, indices = np.unique(pairs, return_inverse=True)
+    true_classes, predicted_classes = indices.reshape(-1, 2).T
     return Record(
         method=name,
         weights=weights,
@@ -136,4 +139,7 @@ def _judge(name: str, weights: str | None, method: Method, draw: Draw) -> Record
         calibration_error=error,
         fit_seconds=round(answer.fit_seconds, 3),
         confusion=confusion,
+        correct=to_bits(true_classes == predicted_classes),
+        truth=true_classes.tolist(),
+        predicted=predicted_classes.tolist(),
     )

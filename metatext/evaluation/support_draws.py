@@ -149,6 +149,27 @@ def official_draws(supports: Sequence[Domain], test: Domain, test_size: int = 10
     ]
 
 
+def number_test_texts(draws: Sequence[Draw]) -> list[list[int]]:
+    """Numbers the test texts of all draws: a list per draw, by draw number, in the order of its test texts.
+
+    A text that several draws share has one number. Copies of a text within a draw have numbers of their own.
+
+    Example:
+        >>> tests = [[("x", "a"), ("y", "b")], [("y", "b"), ("z", "a"), ("z", "a")]]
+        >>> number_test_texts([Draw(number, 0, ["a", "b"], [], test) for number, test in enumerate(tests)])
+        [[0, 1], [1, 2, 3]]
+    """
+    numbers: dict[tuple[str, int], int] = {}
+    result = []
+    for _, test in sorted({draw.number: draw.test for draw in draws}.items()):
+        copies: Counter[str] = Counter()
+        result.append(list[int]())
+        for text, _ in test:
+            result[-1].append(numbers.setdefault((text, copies[text]), len(numbers)))
+            copies[text] += 1
+    return result
+
+
 def unlabelled_texts(target: Domain, classes: Sequence[str], taken: set[str], most: int = 1000) -> list[str]:
     """Returns distinct texts of the given classes that are not `taken`, at most a fixed random `most` of them.
 

@@ -119,7 +119,7 @@ def test_names_that_say_nothing_make_no_row(run: str, caplog: pytest.LogCaptureF
     settings: dict[str, Any] = {"shots": (1,), "draws": 2, "methods": ("majority", "names", "frozen+names")}
     result = evaluate([run], coded, [], EvaluateSettings(**settings))
     assert [row["method"] for row in result["rows"]] == ["majority class"]
-    assert "fewer than two classes have a name that says what they are" in caplog.text
+    assert "fewer than two classes have a name that the encoder can read" in caplog.text
     given = EvaluateSettings(**settings, class_names=("0=球队", "1=股票"))
     result = evaluate([run], coded, [], given)
     assert [row["method"] for row in result["rows"]] == [METHODS[key] for key in settings["methods"]]

@@ -31,6 +31,7 @@ from metatext.evaluation.baselines import (
     with_linear_head,
 )
 from metatext.evaluation.evaluate import evaluate, evaluation_files
+from metatext.evaluation.intervals import score_interval
 from metatext.evaluation.joint_training import joint_training, source_classifier
 from metatext.evaluation.methods import METHODS, Adaptation, make_methods
 from metatext.evaluation.report import summary_table
@@ -409,7 +410,10 @@ def test_evaluate_writes_every_result(run: str, tmp_path: Path) -> None:
     assert [c["other"] for c in result["comparisons"]] == 2 * names[:3]
     assert all((row["calibration_error"] is None) == (row["method"] == "majority class") for row in result["rows"])
     assert sum(map(sum, (answers.values() for answers in result["rows"][0]["confusion"].values()))) == 2 * 108
-    assert not any("confusion" in record for record in result["records"])
+    assert not any({"confusion", "truth", "predicted"} & record.keys() for record in result["records"])
+    own = [r for r in result["records"] if (r["method"], r["shots"]) == (result["rows"][0]["method"], 1)]
+    assert score_interval(own, "accuracy", result["test_texts"])[1] == result["rows"][0]["accuracy_ci95"] > 0
+    assert len(result["test_texts"]) == 2 and len(set(result["test_texts"][0])) == 108
     assert (result["target"], result["target_rows"], result["encoder"]) == ("news", 120, "bert0")
     assert result["settings"]["draws"] == 2 and result["learners"]["full MAML"]["inner_steps"] == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["table.json", "table.md"]
