@@ -21,10 +21,14 @@ from metatext.evaluation.report import is_row_of
 
 Result = dict[str, Any]
 
-_KEPT = ("target", "target_rows", "classes", "encoder", "official_supports", "draws_sha256", "learners", "runs")
+_KEPT = (
+    "target", "target_rows", "classes", "encoder", "official_supports", "draws_sha256", "test_texts", "learners",
+    "runs",
+)  # fmt: skip
 _RUN = ("sources", "settings", "recipe", "machine", "versions")
 _PATHS = ("joint", "test")
 _COLUMNS = ("shots", "draw", "test_rows", "accuracy", "macro_f1", "calibration_error", "fit_seconds")
+_ANSWERS = "correct"  # one more column, which results of earlier versions lack
 _SAME = ("target_rows", "classes", "encoder", "official_supports")
 _SAME_SETTINGS = ("draws", "draw_seed", "test_size", "ways")
 
@@ -49,7 +53,8 @@ def read_result(path: Path) -> Result:
     result: Result = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     if "runs" in result:
         result["records"] = [
-            {name: block[name] for name in ("method", "weights", "run")} | dict(zip(_COLUMNS, figures, strict=True))
+            {name: block[name] for name in ("method", "weights", "run")}
+            | dict(zip((*_COLUMNS, _ANSWERS)[: len(figures)], figures, strict=True))
             for block in result.pop("figures")
             for figures in block["draws"]
         ]
@@ -64,7 +69,8 @@ def write_compact(result: Result, path: Path) -> None:
     blocks: dict[tuple[str, str | None, int], list[list[Any]]] = {}
     for record in result["records"]:
         draws = blocks.setdefault((record["method"], record["weights"], record["run"]), [])
-        draws.append([_rounded(record.get(column)) for column in _COLUMNS])
+        answers = [record[_ANSWERS]] if _ANSWERS in record else []
+        draws.append([_rounded(record.get(column)) for column in _COLUMNS] + answers)
     compact = {name: result[name] for name in _KEPT if name in result} | {
         "figures": [
             {"method": method, "weights": weights, "run": run, "draws": draws}
@@ -98,16 +104,19 @@ def merged(files: Sequence[Path], baselines: Sequence[Path] = ()) -> Result:
             records.setdefault(key, record | {"run": len(runs) + record["run"]})
         runs += result["runs"]
     parts = list(results.values())
-    return parts[0] | {
+    whole = parts[0] | {
         "learners": {name: settings for result in parts for name, settings in result["learners"].items()},
         "draws_sha256": {shots: digest for r in parts for shots, digest in r.get("draws_sha256", {}).items()},
         "runs": runs,
         "records": list(records.values()),
     }
+    if numbered := [result["test_texts"] for result in parts if "test_texts" in result]:
+        whole["test_texts"] = numbered[0]
+    return whole
 
 
 def _check_same(results: dict[Path, Result]) -> None:
-    """Refuses results that were judged on other draws than the first file's."""
+    """Refuses results that were judged on other draws or test texts than the first file's."""
     first, *others = results
     for file in others:
         mine, its = results[first], results[file]
@@ -118,6 +127,8 @@ def _check_same(results: dict[Path, Result]) -> None:
         pairs += [(own.get(name), run["settings"].get(name), name) for run in other_runs for name in _SAME_SETTINGS]
         if other := next((name for one, another, name in pairs if (one or 0) != (another or 0)), None):
             raise InputError(f"{file} has another {other} than {first}: the draws are not the same")
+    if len({json.dumps(result["test_texts"]) for result in results.values() if "test_texts" in result}) > 1:
+        raise InputError("the files were judged on different test texts: take them one by one")
     for file, result in results.items():
         for shots, digest in result.get("draws_sha256", {}).items():
             if any(other.get("draws_sha256", {}).get(shots, digest) != digest for other in results.values()):

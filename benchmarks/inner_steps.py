@@ -96,9 +96,8 @@ def evaluate(learners: Mapping[str, Learner], draws: Sequence[Draw], steps: Sequ
 
 def accuracy(learner: Learner, draw: Draw, steps: int) -> float:
     """Returns the accuracy on the test texts of a draw after `steps` inner steps on its support."""
-    (texts, labels), (queries, truth) = (zip(*pairs, strict=True) for pairs in (draw.support, draw.test))
-    prediction = Adaptation(learner)(steps=steps, alone=True)(texts, labels, queries)
-    return float(accuracy_score(truth, prediction.labels))
+    answer = Adaptation(learner)(steps=steps, alone=True).on(draw)
+    return float(accuracy_score([label for _, label in draw.test], answer.labels))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -22,9 +22,10 @@ import numpy as np
 from compact_results import merged
 from results_table import percent, read_rows
 
+from metatext.evaluation.intervals import compare_accuracy
 from metatext.evaluation.methods import METHODS
 from metatext.evaluation.report import is_row_of, shots_heading
-from metatext.evaluation.statistics import Comparison, paired_comparison
+from metatext.evaluation.statistics import Comparison
 from metatext.hub.markdown import markdown_table
 from metatext.learners.state import UNTRAINED
 
@@ -40,7 +41,7 @@ class Target(NamedTuple):
     """Number of shots -> summary of the learner's default adaptation."""
     baselines: dict[int, list[Row]]
     """Number of shots -> summaries of the baselines."""
-    records: list[Row]
+    result: Row
     """The figures of every draw; none for a summary over domains."""
 
 
@@ -62,7 +63,7 @@ def main() -> None:
 
 def read_target(file: Path, learner: str | None = None) -> Target:
     """Reads a result; `learner` names the row of the default."""
-    rows, learners, records = read_rows([file])
+    rows, learners, result = read_rows([file])
     trained = [name for name in learners if name != UNTRAINED]
     mine = learner or next(iter(trained), learners[0])
     if mine not in learners:
@@ -72,7 +73,7 @@ def read_target(file: Path, learner: str | None = None) -> Target:
         if not is_row_of(row["method"], [*trained, mine]):
             baselines.setdefault(row["shots"], []).append(row)
     default = {row["shots"]: row for row in rows if row["method"] == mine}
-    return Target(file.name.partition(".")[0], _classes(file, default), default, baselines, records)
+    return Target(file.name.partition(".")[0], _classes(file, default), default, baselines, result)
 
 
 def _classes(file: Path, default: dict[int, Row]) -> str:
@@ -100,25 +101,28 @@ def _pair(target: Target, shots: int) -> tuple[str, str]:
     mine, baselines = target.default.get(shots), target.baselines.get(shots)
     strongest = max(baselines, key=lambda row: row["accuracy"]) if baselines else None
     cells = [percent(row) if row else "" for row in (mine, strongest)]
-    if mine and strongest and (better := _significantly_better(target.records, mine, strongest)) is not None:
+    if mine and strongest and (better := _significantly_better(target.result, mine, strongest)) is not None:
         cells[better] = f"**{cells[better]}**"
     return cells[0], f"{cells[1]} {_short(strongest['method'])}" if strongest else ""
 
 
-def _significantly_better(records: Sequence[Row], mine: Row, other: Row) -> int | None:
+def _significantly_better(result: Row, mine: Row, other: Row) -> int | None:
     """0 if `mine` is, 1 if `other` is, None if neither or unknown."""
-    found = _paired(records, mine["method"], other["method"], mine["shots"])
+    found = _paired(result, mine["method"], other["method"], mine["shots"])
     return int(found.difference < 0) if found and found.p_value < 0.05 else None
 
 
-def _paired(records: Sequence[Row], mine: str, other: str, shots: int) -> Comparison | None:
+def _paired(result: Row, mine: str, other: str, shots: int) -> Comparison | None:
     """The difference of two methods on the draws that both were run on; None if there are none."""
     own, theirs = (
-        {r["draw"]: r["accuracy"] for r in records if (r["method"], r["shots"]) == (method, shots)}
+        {r["draw"]: r for r in result["records"] if (r["method"], r["shots"]) == (method, shots)}
         for method in (mine, other)
     )
     both = sorted(own.keys() & theirs.keys())
-    return paired_comparison([own[draw] for draw in both], [theirs[draw] for draw in both]) if both else None
+    if not both:
+        return None
+    test_texts = result.get("test_texts", ())
+    return compare_accuracy([own[draw] for draw in both], [theirs[draw] for draw in both], test_texts)
 
 
 def differences(targets: Sequence[Target], shots: Sequence[int], other: str) -> str:
@@ -126,7 +130,7 @@ def differences(targets: Sequence[Target], shots: Sequence[int], other: str) -> 
     lines = []
     for target in targets:
         mine = next(iter(target.default.values()))["method"]
-        found = [_paired(target.records, mine, other, count) for count in shots]
+        found = [_paired(target.result, mine, other, count) for count in shots]
         cells = [f"{100 * pair.difference:+.1f} ± {100 * pair.ci95:.1f}" if pair else "" for pair in found]
         lines.append([f"`{target.name}`", *cells])
     return markdown_table([f"default - {other}", *map(shots_heading, shots)], lines)

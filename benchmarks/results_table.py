@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from compact_results import merged
 
+from metatext.evaluation.intervals import compare_accuracy, score_interval
 from metatext.evaluation.methods import METHODS
 from metatext.evaluation.plot import plot_accuracy
 from metatext.evaluation.report import UNLABELLED, is_row_of, shots_heading
-from metatext.evaluation.statistics import confidence_interval, paired_comparison
 from metatext.hub.markdown import markdown_table
 
 
@@ -35,20 +35,20 @@ def main() -> None:
     parser.add_argument("--accuracy", action="store_true", help="print accuracy and its interval only")
     parser.add_argument("--plot", type=Path, help="SVG file to draw accuracy against shots in as well")
     options = parser.parse_args()
-    rows, learners, records = read_rows(options.files, options.baselines)
+    rows, learners, result = read_rows(options.files, options.baselines)
     if options.accuracy:
         print(accuracy_table(rows, options.shots, learners))
     else:
         print(table(rows, options.shots, learners))
-        print(*differences(records, options.shots, learners), sep="\n")
+        print(*differences(result, options.shots, learners), sep="\n")
     if options.plot:
         plot_accuracy(options.plot, [row for row in rows if row["shots"] in options.shots])
 
 
 def read_rows(
     files: Sequence[Path], baselines: Sequence[Path] = ()
-) -> tuple[list[dict[str, Any]], list[str], list[dict[str, Any]]]:
-    """The rows of `summarised`, the names of the learners, and the figures of every draw.
+) -> tuple[list[dict[str, Any]], list[str], dict[str, Any]]:
+    """The rows of `summarised`, the names of the learners, and the merged result.
 
     A summary over domains, such as that of recipes/reviews_leave_one_out.py, has rows only.
     """
@@ -56,9 +56,9 @@ def read_rows(
         summary = json.loads(files[0].read_text(encoding="utf-8"))
         if "domains" in summary:
             methods = dict.fromkeys(row["method"] for row in summary["rows"])
-            return summary["rows"], [method for method in methods if method not in METHODS.values()], []
+            return summary["rows"], [method for method in methods if method not in METHODS.values()], {"records": []}
     result = merged(files, baselines)
-    return summarised(result), list(result["learners"]), result["records"]
+    return summarised(result), list(result["learners"]), result
 
 
 def summarised(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def summarised(result: dict[str, Any]) -> list[dict[str, Any]]:
             records.setdefault((method, record["shots"]), []).append(record)
     rows = []
     for (method, shots), draws in sorted(records.items(), key=lambda item: is_row_of(item[0][0], learners)):
-        accuracy, half_width = confidence_interval([draw["accuracy"] for draw in draws])
+        accuracy, half_width = score_interval(draws, "accuracy", result.get("test_texts", ()))
         rows.append(
             {
                 "method": method,
@@ -121,19 +121,21 @@ def _title(method: str, learners: Sequence[str]) -> str:
     return f"**{method}, the default**" if method in learners else method
 
 
-def differences(records: Sequence[dict[str, Any]], shots: Sequence[int], learners: Sequence[str]) -> list[str]:
+def differences(result: dict[str, Any], shots: Sequence[int], learners: Sequence[str]) -> list[str]:
     """A line for each learner and baseline: points of accuracy at each number of shots, paired by draw."""
-    accuracy: dict[tuple[str, int], dict[int, float]] = {}
-    for record in records:
-        accuracy.setdefault((record["method"], record["shots"]), {})[record["draw"]] = record["accuracy"]
+    by_draw: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+    for record in result["records"]:
+        by_draw.setdefault((record["method"], record["shots"]), {})[record["draw"]] = record
     lines = []
     for learner in learners:
-        for other in dict.fromkeys(method for method, _ in accuracy if not is_row_of(method, learners)):
+        for other in dict.fromkeys(method for method, _ in by_draw if not is_row_of(method, learners)):
             cells = []
             for count in shots:
-                mine, theirs = accuracy.get((learner, count), {}), accuracy.get((other, count), {})
+                mine, theirs = by_draw.get((learner, count), {}), by_draw.get((other, count), {})
                 if both := sorted(mine.keys() & theirs.keys()):
-                    found = paired_comparison([mine[draw] for draw in both], [theirs[draw] for draw in both])
+                    found = compare_accuracy(
+                        [mine[draw] for draw in both], [theirs[draw] for draw in both], result.get("test_texts", ())
+                    )
                     cells.append(f"{100 * found.difference:+.1f} ± {100 * found.ci95:.1f} ({count})")
             if cells:
                 lines.append(f"{learner} - {other}: {', '.join(cells)}")

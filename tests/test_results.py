@@ -13,9 +13,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from metatext.evaluation.statistics import paired_comparison
+from metatext import InputError
+from metatext.evaluation.statistics import Influence, paired_comparison, two_way_interval
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "docs" / "results"
@@ -159,6 +161,27 @@ def whole_result(methods: Sequence[str], machine: str) -> dict[str, Any]:
         ],
         "table": "printed",
     }
+
+
+def test_a_compact_result_keeps_the_answers_to_each_test_text(tmp_path: Path, script: Script) -> None:
+    """Interval by hand: draws 0.75 and 0.5 of the same texts, the first of which is wrong in the second draw alone."""
+    whole = whole_result(["MAML"], "one") | {"test_texts": [[0, 1, 2, 3], [0, 1, 2, 3]]}
+    for record, correct in zip(whole["records"], ("e0", "60"), strict=True):  # texts 0 to 2; texts 1 and 2
+        record["correct"] = correct
+    path, compact, again = tmp_path / "whole.json", tmp_path / "compact.json.gz", tmp_path / "again.json.gz"
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    script("compact_results", path, compact)
+    script("compact_results", compact, again)
+    assert again.read_bytes() == compact.read_bytes()
+    influence = Influence(np.array([1, 1, 1, -3, -2, 2, 2, -2]) / 16, np.arange(8) % 4)
+    mean, half_width = two_way_interval(np.array([0.75, 0.5]), influence)
+    printed = script("results_table", compact, "--shots", "1")
+    assert f"| {100 * mean:.1f} ± {100 * half_width:.1f} / 62.5 |" in printed
+    assert f"{100 * half_width:.1f}" != "158.8"  # Student's t over draws
+    assert printed == script("results_table", path, "--shots", "1")
+    path.write_text(json.dumps(whole | {"test_texts": [[0, 1, 2, 3], [4, 5, 6, 7]]}), encoding="utf-8")
+    with pytest.raises(InputError, match="the files were judged on different test texts"):
+        script("results_table", compact, path)
 
 
 def test_a_compact_result_holds_the_figures_and_the_runs_of_the_whole(tmp_path: Path, script: Script) -> None:

@@ -192,7 +192,7 @@ class Predict:
 class Evaluate:
     """Compare learners with baselines on the same few-shot draws from a target file.
 
-    Prints accuracy and macro-F1 with 95% confidence intervals over the draws.
+    Prints accuracy and macro-F1 with 95% confidence intervals over draws and test texts.
 
     Example: metatext evaluate runs/news --target weibo.jsonl --shots 1 5 10 --draws 10 --output table.json
     """

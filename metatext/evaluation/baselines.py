@@ -1,6 +1,7 @@
 """The baselines of `metatext evaluate`: common alternatives to meta-learning.
 
-A baseline is a function `fit(texts, labels)` that returns `predict(texts) -> Prediction`.
+A baseline is a function `fit(texts, labels)` that returns `predict(texts) -> Prediction`. A zero-shot baseline needs no
+labelled texts: it is a function `fit(classes)`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Prediction(NamedTuple):
 
 Predict = Callable[[Sequence[str]], Prediction]
 Fit = Callable[[Sequence[str], Sequence[str]], Predict]
+ZeroShotFit = Callable[[Sequence[str]], Predict]
 
 
 def majority(target: Domain) -> Fit:

@@ -21,15 +21,16 @@ from metatext.data.domains import Domain
 from metatext.data.fingerprints import fingerprint
 from metatext.encoders.transformers_loading import default_device
 from metatext.errors import InputError, quote_list
+from metatext.evaluation.class_name_baselines import usable_names
 from metatext.evaluation.joint_training import load_or_train_joint
-from metatext.evaluation.methods import METHODS, make_methods
+from metatext.evaluation.methods import METHODS, NAME_METHODS, make_methods
 from metatext.evaluation.plot import plot_accuracy, pyplot
-from metatext.evaluation.records import Record
+from metatext.evaluation.records import LONG_FIELDS, Record
 from metatext.evaluation.report import class_tables, compare, differences, is_row_of, summarise, summary_table
 from metatext.evaluation.resume_key import baseline_reading, fingerprint_of_weights, reading_settings, resume_log
-from metatext.evaluation.scoring import run_methods
+from metatext.evaluation.scoring import Method, run_methods
 from metatext.evaluation.settings import EvaluateSettings
-from metatext.evaluation.support_draws import Draw, make_draws, official_draws, unlabelled_texts
+from metatext.evaluation.support_draws import Draw, make_draws, number_test_texts, official_draws, unlabelled_texts
 from metatext.files import write_json, write_text
 from metatext.learners.heads import LinearHead
 from metatext.learners.learner import Learner
@@ -102,13 +103,13 @@ def evaluate(
         return load_or_train_joint(encoder(), sources, settings)
 
     log = resume_log(output, draws, first.base_model, reading, [target, *sources], settings) if output else None
-    methods = make_methods(_without_impossible_source(settings, target, sources), target, encoder, joint, learners)
-    if not methods:
-        raise InputError("no method is left to evaluate: name others with --methods")
+    possible = _without_impossible_methods(settings, target, sources, first)
+    methods = make_methods(possible, target, encoder, joint, learners)
+    _check_methods(methods, draws)
     digests = {name: fingerprint_of_weights(learner) for name, learner in learners.items()}
     weights = {row: digest for name, digest in digests.items() for row in methods if is_row_of(row, [name])}
     records = run_methods(methods, draws, progress, log, weights)
-    result = _provenance(target, learners, draws, settings, supports) | _findings(records, list(learners))
+    result = _provenance(target, learners, draws, settings, supports) | _findings(records, list(learners), draws)
     if log:
         _write(files, result, list(learners))
         log.unlink()
@@ -127,7 +128,7 @@ def _draws(target: Domain, settings: EvaluateSettings, test: Domain | None, supp
     )
     if "unlabelled" in settings.methods:
         for draw in draws:  # rejects a target with too few rows before hours of baselines
-            unlabelled_texts(target, sorted({label for _, label in draw.support}), set(draw.texts))
+            unlabelled_texts(target, draw.classes, set(draw.texts))
     return draws
 
 
@@ -162,15 +163,32 @@ def _load(name: str, settings: EvaluateSettings, **options: Any) -> Learner:
     return learner
 
 
-def _without_impossible_source(
-    settings: EvaluateSettings, target: Domain, sources: Sequence[Domain]
+def _without_impossible_methods(
+    settings: EvaluateSettings, target: Domain, sources: Sequence[Domain], learner: Learner
 ) -> EvaluateSettings:
-    """Removes the source classifier from the methods, with a warning, if the sources lack a class of the target."""
+    """Removes the source classifier and the baselines that read names if they cannot work here, with a warning."""
+    impossible = set[str]()
     unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
-    if not unknown or "source" not in settings.methods:
-        return settings
-    logger.warning("no row for the source classifier: the sources have no class %s", quote_list(unknown))
-    return dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m != "source"))
+    if unknown and "source" in settings.methods:
+        logger.warning("no row for the source classifier: the sources have no class %s", quote_list(unknown))
+        impossible.add("source")
+    if asked := [METHODS[key] for key in NAME_METHODS if key in settings.methods]:
+        names = usable_names(learner, target.classes, parse_class_names(settings.class_names))
+        nameless = [label for label in target.classes if not names[label]]
+        if not settings.names or len(target.classes) - len(nameless) < 2:
+            why = "fewer than two classes have a name that the encoder can read" if settings.names else "--no-names"
+            logger.warning("no row for %s: %s", quote_list(asked), why)
+            impossible.update(NAME_METHODS)
+        elif nameless and "names" in settings.methods:
+            logger.warning("%r never predicts classes without a name: %s", METHODS["names"], quote_list(nameless))
+    return dataclasses.replace(settings, methods=tuple(m for m in settings.methods if m not in impossible))
+
+
+def _check_methods(methods: Mapping[str, Method], draws: Sequence[Draw]) -> None:
+    """Rejects methods of which none can answer a draw."""
+    if not any(method.runs_on(draw) for method in methods.values() for draw in draws):
+        without = " without labels" if methods else ""
+        raise InputError(f"no method is left to evaluate{without}: name others with --methods")
 
 
 def _warn_of_source_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> None:
@@ -204,7 +222,7 @@ def _provenance(
         "settings": dataclasses.asdict(settings),
         "official_supports": len(supports),
         "draws_sha256": {
-            str(shots): fingerprint([[dataclasses.asdict(draw) for draw in draws if draw.shots == shots]])
+            str(shots): fingerprint([[_texts_of(draw) for draw in draws if draw.shots == shots]])
             for shots in sorted({draw.shots for draw in draws})
         },
         "learners": {
@@ -221,20 +239,27 @@ def _provenance(
     }
 
 
+def _texts_of(draw: Draw) -> dict[str, Any]:
+    """A draw without its classes, which follow from its texts; digests of earlier versions stay comparable."""
+    return {name: value for name, value in dataclasses.asdict(draw).items() if name != "classes"}
+
+
 def _machine(device: torch.device) -> str:
     cores = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
     return f"{cores}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else cores
 
 
-def _findings(records: Sequence[Record], learners: Sequence[str]) -> dict[str, Any]:
-    """Collects the results: table, differences, rows, comparisons and records."""
-    rows, comparisons = summarise(records), compare(records, learners)
+def _findings(records: Sequence[Record], learners: Sequence[str], draws: Sequence[Draw]) -> dict[str, Any]:
+    """Collects the results: table, differences, rows, comparisons, numbers of the test texts, and records."""
+    test_texts = number_test_texts(draws)
+    rows, comparisons = summarise(records, test_texts), compare(records, learners, test_texts)
     return {
         "table": summary_table(rows),
         "differences": differences(rows, comparisons, learners, METHODS["finetune"]),
         "rows": rows,
         "comparisons": comparisons,
-        "records": [{key: value for key, value in r.items() if key != "confusion"} for r in records],  # `rows` has it
+        "test_texts": test_texts,
+        "records": [{key: value for key, value in r.items() if key not in LONG_FIELDS} for r in records],
     }
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from metatext.data.domains import Domain
 from metatext.data.fingerprints import fingerprint
-from metatext.evaluation.baselines import Fit, Predict, Prediction, classify, train_classifier, with_linear_head
+from metatext.evaluation.baselines import (
+    Predict,
+    Prediction,
+    ZeroShotFit,
+    classify,
+    train_classifier,
+    with_linear_head,
+)
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.files import write_json
 from metatext.learners.learner import Learner
@@ -39,16 +46,14 @@ def joint_training(
     return model
 
 
-def source_classifier(joint: Learner) -> Fit:
+def source_classifier(joint: Learner) -> ZeroShotFit:
     """Predicts with the jointly trained classifier, restricted to the target's classes, without any target text."""
 
     predictions: dict[tuple[str, ...], Prediction] = {}
 
-    def fit(texts: Sequence[str], labels: Sequence[str]) -> Predict:
-        classes = sorted(set(labels))
-
+    def fit(classes: Sequence[str]) -> Predict:
         def predict(queries: Sequence[str]) -> Prediction:
-            key = (*classes, *queries)  # the support has no effect on the prediction
+            key = (*classes, *queries)
             if key not in predictions:
                 predictions[key] = classify(joint.encode(queries), classes, joint.head.start(classes, None))
             return predictions[key]

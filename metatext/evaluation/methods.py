@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,10 @@ from metatext.data.episodes import Examples
 from metatext.errors import InputError
 from metatext.evaluation import baselines
 from metatext.evaluation.baselines import FrozenEncoder
+from metatext.evaluation.class_name_baselines import class_names_alone, prototypes_with_names, usable_names
 from metatext.evaluation.joint_training import source_classifier
 from metatext.evaluation.report import UNLABELLED
-from metatext.evaluation.scoring import Answer, Method, timed
+from metatext.evaluation.scoring import Answer, Method, timed, timed_zero_shot
 from metatext.evaluation.setfit import setfit
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import unlabelled_texts
@@ -29,18 +31,24 @@ from metatext.learners.learner import Learner
 
 METHODS = {
     "majority": "majority class",
+    "names": "class names alone, no label",
     "tfidf": "TF-IDF + logistic regression",
     "centroid": "frozen encoder + nearest centroid",
     "frozen": "frozen encoder + logistic regression",
+    "frozen+names": "frozen encoder + names",
     "setfit": "SetFit",
     "finetune": "fine-tuning the pretrained encoder",
     "probe": "linear probing, then fine-tuning",
     "source": "source classifier, no target label",
     "joint": "joint training, then fine-tuning",
+    "no-meta-training": "the default adaptation, no meta-training",
     "maml": "the given learners, adapted",
     "unlabelled": "the same, with other texts of the target, unlabelled",
     "ablations": "the same with one part of adaptation changed",
 }
+
+NAME_METHODS = ("names", "frozen+names")
+"""Baselines that read class names, and have no row without names."""
 
 
 class Adaptation:
@@ -76,10 +84,8 @@ class Adaptation:
 
         name = name or partial(class_names_for, class_names=self.class_names)
 
-        def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
-            classes = sorted(set(labels))
-            support = Examples(list(texts), [classes.index(label) for label in labels])
-            unlabelled = unlabelled_texts(target, classes, {*texts, *queries}) if target else []
+        def answer(support: Examples, classes: Sequence[str], queries: Sequence[str]) -> Answer:
+            unlabelled = unlabelled_texts(target, classes, {*support.texts, *queries}) if target else []
             start_time = time.perf_counter()
             start = None if alone else choose_start(self.learner, support, classes, name(classes), **how)
             tuning_epochs = fine_tuning_epochs(support, start, steps, epochs)
@@ -90,7 +96,17 @@ class Adaptation:
                 prediction = baselines.classify(torch.from_numpy(encoder.queries(queries)), classes, layer)
             return Answer(prediction.labels, seconds, prediction.probabilities)
 
-        return run
+        return Method(answer, needs_labels=True)  # `choose_start` needs a text of each class
+
+
+def without_meta_training(encoder: Learner, class_names: Mapping[str, str] | None = None) -> Method:
+    """The default adaptation of a pretrained encoder.
+
+    Its blends of pretrained and meta-trained weights are all the same, so only one of them is tried.
+    """
+    plain = copy.copy(encoder)  # shares all weights
+    plain.pretrained = None
+    return Adaptation(plain, class_names)()
 
 
 def ablations(adaptation: Adaptation) -> dict[str, Method]:
@@ -134,25 +150,33 @@ def make_methods(
         if key not in METHODS:
             raise InputError(f"unknown method {key!r}: choose from {', '.join(METHODS)}")
 
+    class_names = parse_class_names(settings.class_names) if settings.names else dict.fromkeys(target.classes, "")
+
+    @cache
+    def names() -> dict[str, str]:
+        return usable_names(encoder(), target.classes, class_names)
+
     @cache
     def frozen() -> FrozenEncoder:
         return FrozenEncoder(encoder())
 
     makers: dict[str, Callable[[], Method]] = {
         "majority": lambda: timed(baselines.majority(target)),
+        "names": lambda: timed_zero_shot(class_names_alone(frozen(), names())),
         "tfidf": lambda: timed(baselines.tfidf),
         "centroid": lambda: timed(baselines.centroid(frozen())),
         "frozen": lambda: timed(baselines.frozen(frozen())),
+        "frozen+names": lambda: timed(prototypes_with_names(frozen(), names())),
         "setfit": lambda: timed(setfit(encoder(), settings.setfit_steps)),
         "finetune": lambda: timed(baselines.fine_tuning(encoder(), **tuning)),
         "probe": lambda: timed(baselines.fine_tuning(encoder(), **tuning, probe=True)),
-        "source": lambda: timed(source_classifier(joint())),
+        "source": lambda: timed_zero_shot(source_classifier(joint())),
         "joint": lambda: timed(baselines.fine_tuning(joint(), **tuning)),
+        "no-meta-training": lambda: without_meta_training(encoder(), class_names),
     }
     methods = {METHODS[key]: makers[key]() for key in METHODS if key in settings.methods and key in makers}
     for name, learner in learners.items():
-        no_names = dict.fromkeys(target.classes, "")
-        adaptation = Adaptation(learner, parse_class_names(settings.class_names) if settings.names else no_names)
+        adaptation = Adaptation(learner, class_names)
         if "maml" in settings.methods:
             methods[name] = adaptation()
         if "unlabelled" in settings.methods and isinstance(learner.head, PrototypeHead):

@@ -55,7 +55,11 @@ def plot_accuracy(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         mean, half = ([row[key] for row in line] for key in ("accuracy", "accuracy_ci95"))
         draw_band(axes, [row["shots"] for row in line], mean, half, method)
     shots = sorted({row["shots"] for row in rows})
-    axes.set(xscale="log", xlabel="labelled texts of a class", ylabel="accuracy, %")
+    axes.set(xlabel="labelled texts of a class", ylabel="accuracy, %")
+    if 0 in shots:
+        axes.set_xscale("symlog", linthresh=1)  # linear from 0 to 1
+    else:
+        axes.set_xscale("log")
     axes.set_xticks(shots, labels=map(str, shots))
     axes.minorticks_off()
     axes.legend(fontsize="small")

@@ -42,3 +42,13 @@ class Record(TypedDict):
     """Seconds that fitting took."""
     confusion: dict[str, dict[str, int]]
     """Numbers of test texts, {label: {predicted label: texts}}."""
+    correct: str
+    """Which of the draw's test texts were answered correctly; bits as hexadecimal digits (`intervals.to_bits`)."""
+    truth: list[int]
+    """Class index of each test text."""
+    predicted: list[int]
+    """Predicted class index of each test text."""
+
+
+LONG_FIELDS = ("confusion", "truth", "predicted")
+"""Fields that a result leaves out, because its rows have what follows from them."""

@@ -13,7 +13,9 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
-from metatext.evaluation.baselines import Fit
+from metatext.data.episodes import Examples
+from metatext.evaluation.baselines import Fit, Predict, ZeroShotFit
+from metatext.evaluation.intervals import to_bits
 from metatext.evaluation.records import Record, logged_records
 from metatext.evaluation.statistics import calibration_error
 from metatext.evaluation.support_draws import Draw
@@ -30,21 +32,46 @@ class Answer(NamedTuple):
     """Probabilities of the predicted labels, (texts,); None if the method gives none."""
 
 
-Method = Callable[[Sequence[str], Sequence[str], Sequence[str]], Answer]
-"""Maps (support texts, support labels, test texts) to an answer."""
+class Method(NamedTuple):
+    """A row of an evaluation."""
+
+    answer: Callable[[Examples, Sequence[str], Sequence[str]], Answer]
+    """Maps (support, classes, test texts) to an answer; `classes` has the label of each class index of the support."""
+    needs_labels: bool = True
+    """Whether the support must have texts. A method that needs labels has no result at 0 shots."""
+
+    def runs_on(self, draw: Draw) -> bool:
+        """Whether the method can answer a draw."""
+        return bool(draw.support) or not self.needs_labels
+
+    def on(self, draw: Draw) -> Answer:
+        """Answers the test texts of a draw."""
+        labels = [draw.classes.index(label) for _, label in draw.support]
+        support = Examples([text for text, _ in draw.support], labels)
+        return self.answer(support, draw.classes, [text for text, _ in draw.test])
 
 
 def timed(fit: Fit) -> Method:
     """Makes a method of a baseline and times its fit."""
 
-    def run(texts: Sequence[str], labels: Sequence[str], queries: Sequence[str]) -> Answer:
-        start = time.perf_counter()
-        predict = fit(texts, labels)
-        seconds = time.perf_counter() - start
-        prediction = predict(queries)
-        return Answer(prediction.labels, seconds, prediction.probabilities)
+    def answer(support: Examples, classes: Sequence[str], queries: Sequence[str]) -> Answer:
+        labels = [classes[label] for label in support.labels]
+        return _timed(lambda: fit(support.texts, labels), queries)
 
-    return run
+    return Method(answer)
+
+
+def timed_zero_shot(fit: ZeroShotFit) -> Method:
+    """Makes a method of a zero-shot baseline and times its fit."""
+    return Method(lambda support, classes, queries: _timed(lambda: fit(classes), queries), needs_labels=False)
+
+
+def _timed(fit: Callable[[], Predict], queries: Sequence[str]) -> Answer:
+    start = time.perf_counter()
+    predict = fit()
+    seconds = time.perf_counter() - start
+    prediction = predict(queries)
+    return Answer(prediction.labels, seconds, prediction.probabilities)
 
 
 def run_methods(
@@ -54,7 +81,7 @@ def run_methods(
     log: Path | None = None,
     weights: Mapping[str, str] | None = None,
 ) -> list[Record]:
-    """Runs every method on every draw.
+    """Runs every method on every draw; methods that need labels skip the draws of 0 shots.
 
     Args:
         methods: the methods by the name of their row.
@@ -66,15 +93,16 @@ def run_methods(
             same.
 
     Returns:
-        One record per method and draw.
+        One record per method and draw that it runs on.
     """
     weights = weights or {}
     logged = {(r["method"], r["weights"], r["shots"], r["draw"]): r for r in logged_records(log)}
     records = list[Record]()
-    bar = tqdm(total=len(methods) * len(draws), unit="fit", disable=not progress, dynamic_ncols=True)
+    fits = sum(method.runs_on(draw) for method in methods.values() for draw in draws)
+    bar = tqdm(total=fits, unit="fit", disable=not progress, dynamic_ncols=True)
     for name, method in methods.items():
         bar.set_description(name[:30])
-        for draw in draws:
+        for draw in filter(method.runs_on, draws):
             if record := logged.get((name, weights.get(name), draw.shots, draw.number)):
                 records.append(record)
                 bar.update()
@@ -89,8 +117,7 @@ def run_methods(
 
 
 def _judge(name: str, weights: str | None, method: Method, draw: Draw) -> Record:
-    texts, labels = zip(*draw.support, strict=True)
-    answer = method(texts, labels, [text for text, _ in draw.test])
+    answer = method.on(draw)
     truth = [label for _, label in draw.test]
     pairs = list(zip(truth, answer.labels, strict=True))
     error = None
@@ -99,6 +126,8 @@ def _judge(name: str, weights: str | None, method: Method, draw: Draw) -> Record
     confusion: dict[str, dict[str, int]] = {}
     for (label, predicted), count in sorted(Counter(pairs).items()):
         confusion.setdefault(label, {})[predicted] = count
+    _, indices = np.unique(pairs, return_inverse=True)
+    true_classes, predicted_classes = indices.reshape(-1, 2).T
     return Record(
         method=name,
         weights=weights,
@@ -110,4 +139,7 @@ def _judge(name: str, weights: str | None, method: Method, draw: Draw) -> Record
         calibration_error=error,
         fit_seconds=round(answer.fit_seconds, 3),
         confusion=confusion,
+        correct=to_bits(true_classes == predicted_classes),
+        truth=true_classes.tolist(),
+        predicted=predicted_classes.tolist(),
     )

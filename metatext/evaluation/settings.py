@@ -15,35 +15,54 @@ class EvaluateSettings:
     """Settings of an evaluation."""
 
     shots: tuple[int, ...] = (1, 5, 10)
-    """Labelled texts per class."""
+    """Labelled texts per class. At 0 there are rows of methods that need no label only."""
     draws: int = 10
     """Random supports per number of shots, at least 2."""
     methods: tuple[
         Literal[
             "majority",
+            "names",
             "tfidf",
             "centroid",
             "frozen",
+            "frozen+names",
             "setfit",
             "finetune",
             "probe",
             "source",
             "joint",
+            "no-meta-training",
             "maml",
             "unlabelled",
             "ablations",
         ],
         ...,
-    ] = ("majority", "tfidf", "centroid", "frozen", "finetune", "probe", "source", "joint", "maml")
-    """Rows of the table. Baselines: majority class; tfidf: TF-IDF + logistic regression; centroid, frozen: frozen
-    encoder + nearest centroid or logistic regression; setfit (minutes per fit on a CPU); finetune: fine-tuning.
-    probe: linear probing, then fine-tuning; source: classifier of the sources; joint: joint training, then fine-tuning.
+    ] = (
+        "majority",
+        "names",
+        "tfidf",
+        "centroid",
+        "frozen",
+        "frozen+names",
+        "finetune",
+        "probe",
+        "source",
+        "joint",
+        "no-meta-training",
+        "maml",
+    )
+    """Rows of the table. Baselines: majority class; names: frozen encoder, class names but no label; tfidf: TF-IDF +
+    logistic regression; centroid, frozen: frozen encoder + nearest centroid or logistic regression; frozen+names:
+    frozen encoder + nearest centroid with names; setfit (minutes per fit on a CPU); finetune: fine-tuning;
+    probe: linear probing, then fine-tuning; source: classifier of the sources; joint: joint training, then fine-tuning;
+    no-meta-training: the pretrained encoder, adapted as the learners are.
     maml: the given learners, adapted; unlabelled: with unlabelled target texts; ablations: with one part changed.
     By default all but setfit, unlabelled and ablations."""
     names: bool = True
-    """--no-names lets the given learners ignore class names, and what they know of source classes of the same name."""
+    """--no-names lets the given learners ignore class names, and what they know of source classes of the same name.
+    The rows names and frozen+names are left out."""
     class_names: tuple[str, ...] = ()
-    """Names of labels in the language of the texts, as label=name. The given learners use them, as in adapt."""
+    """Names of labels in the language of the texts, as label=name. All methods that read names use them."""
     test: str | None = None
     """Labelled file with the test texts. Default: target rows outside the support."""
     ways: int | None = None

@@ -10,14 +10,14 @@ from scipy import stats
 
 
 class Comparison(NamedTuple):
-    """Paired difference of two methods on the same draws."""
+    """Paired difference of two methods on the same draws and test texts."""
 
     difference: float
     """Mean difference, first minus second."""
     ci95: float
     """Half-width of its 95% confidence interval."""
     p_value: float
-    """Two-sided p-value of the paired permutation test."""
+    """Two-sided p-value."""
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -55,6 +55,83 @@ def paired_comparison(mine: Sequence[float], theirs: Sequence[float]) -> Compari
         (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=100_000, batch=10_000, rng=0
     )
     return Comparison(*confidence_interval(differences.tolist()), float(test.pvalue))
+
+
+class Influence(NamedTuple):
+    """How much each test text moves the score of each draw, as one entry per judged text of a draw."""
+
+    values: np.ndarray
+    """Derivative of a draw's score by the weight of a text, float (entries,). The values of a draw sum to 0. For
+    accuracy they are (correct - accuracy) / texts."""
+    texts: np.ndarray
+    """Number of the text, int (entries,): the same in all draws that share it."""
+
+
+def two_way_interval(scores: np.ndarray, influence: Influence) -> tuple[float, float]:
+    """Returns the mean over draws and the half-width of its 95% confidence interval, over draws and test texts.
+
+    Args:
+        scores: one score per draw, (draws,), at least 2.
+        influence: of the texts on these scores.
+
+    Example:
+        >>> answers = np.array([1, 1, 0, 1] * 2)  # the same four answers in two draws: texts alone vary
+        >>> mean, half_width = two_way_interval(
+        ...     np.array([0.75, 0.75]), Influence((answers - 0.75) / 4, np.arange(8) % 4)
+        ... )
+        >>> f"{mean:.2f} ± {half_width:.2f}"  # Student's t over four texts
+        '0.75 ± 0.80'
+    """
+    variance, freedom = two_way_variance(scores, influence)
+    return float(np.mean(scores)), float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+
+
+def two_way_comparison(differences: np.ndarray, influence: Influence) -> Comparison:
+    """Tests paired differences of two methods over draws and test texts, by Student's t.
+
+    Args:
+        differences: one difference per draw, (draws,), at least 2.
+        influence: of the texts on these differences.
+    """
+    difference, half_width = two_way_interval(differences, influence)
+    variance, freedom = two_way_variance(differences, influence)
+    if variance == 0:
+        return Comparison(difference, half_width, float(difference == 0))
+    return Comparison(difference, half_width, float(2 * stats.t.sf(abs(difference) / np.sqrt(variance), freedom)))
+
+
+def two_way_variance(scores: np.ndarray, influence: Influence) -> tuple[float, float]:
+    """Variance of a mean over draws and its degrees of freedom, if draws and test texts are both random samples.
+
+    The pigeonhole bootstrap (Owen 2007) resamples rows (draws) and columns (texts) of the table of answers. A text that
+    several draws share is resampled for all of them. Its variance has a closed form for scores that are linear in the
+    weights of the texts: draws + texts + interaction. It is conservative, because each of the three terms includes the
+    variance of single answers, which counts once. So the interaction is subtracted here, not added; the result is at
+    least the larger of the other two. It is the two-way clustered variance of Cameron, Gelbach and Miller (2011).
+
+    With other texts in each draw the variance is that of draws alone (Student's t). The degrees of freedom are
+    Satterthwaite's. With 2 or 3 draws that differ much, 95% intervals cover about 90%.
+
+    Args:
+        scores: one score per draw, (draws,), at least 2.
+        influence: of the texts on these scores.
+
+    Returns:
+        The variance and its degrees of freedom, at least 1.
+    """
+    draws = len(scores)
+    _, columns = np.unique(influence.texts, return_inverse=True)
+    of_text = np.bincount(columns, influence.values) / draws  # mean influence of each text over all draws
+    texts = len(of_text)
+    correction = texts / max(texts - 1, 1)
+    by_draw = float(np.var(scores, ddof=1)) / draws
+    by_text = correction * float(np.square(of_text).sum())
+    # sum over draws and texts of (influence - mean influence of the text)^2
+    residual = float(np.square(influence.values).sum() - draws * np.square(of_text).sum())
+    interaction = correction * max(residual, 0.0) / (draws * (draws - 1))
+    variance = max(by_draw + by_text - interaction, by_draw, by_text)
+    spread = by_draw**2 / (draws - 1) + by_text**2 / max(texts - 1, 1)
+    return variance, max(variance**2 / spread, 1.0) if spread else 1.0
 
 
 def calibration_error(probabilities: Sequence[float] | np.ndarray, correct: Sequence[bool], bins: int = 15) -> float:

@@ -15,12 +15,14 @@ from metatext.errors import InputError, suggest
 
 @dataclass(frozen=True)
 class Draw:
-    """A few-shot problem: labelled support texts and labelled test texts of the same classes."""
+    """A few-shot problem: labelled support texts, none at 0 shots, and labelled test texts of the same classes."""
 
     number: int
     """Number of the draw among those with as many shots."""
     shots: int
     """Support texts per class."""
+    classes: list[str]
+    """The labels, sorted; at 0 shots the support does not tell them."""
     support: list[tuple[str, str]]
     """Support texts, (text, label)."""
     test: list[tuple[str, str]]
@@ -49,7 +51,7 @@ def make_draws(
 
     Args:
         target: domain of the support.
-        shots: numbers of labelled texts per class.
+        shots: numbers of labelled texts per class, 0 or more.
         draws: draws per number of shots, at least 2.
         seed: random seed.
         test: another split of the target, for the test texts.
@@ -67,8 +69,8 @@ def make_draws(
     """
     if draws < 2:
         raise InputError(f"draws must be at least 2 for a confidence interval, got {draws}")
-    if not shots or min(shots) < 1:
-        raise InputError(f"shots must be numbers of labelled texts per class, at least 1, got {list(shots)}")
+    if not shots or min(shots) < 0:
+        raise InputError(f"shots must be numbers of labelled texts per class, 0 or more, got {list(shots)}")
     pool = distinct_texts(target)
     _check_classes(pool, target, test, ways)
     max_shots, rng = max(shots), np.random.default_rng([seed, draws])
@@ -89,7 +91,7 @@ def make_draws(
             test_rows = [test_rows[i] for i in rng.permutation(len(test_rows))[:test_size]]
         for k in sorted(set(shots)):
             support = [(text, name) for name in names for text in shuffled[name][:k]]
-            result.append(Draw(number, k, support, test_rows))
+            result.append(Draw(number, k, list(map(str, names)), support, test_rows))
     return result
 
 
@@ -141,8 +143,31 @@ def official_draws(supports: Sequence[Domain], test: Domain, test_size: int = 10
         for label in sorted(set(test.classes) - set(support.classes)):
             raise InputError(f"{test.name!r} has texts of class {label!r}, which {support.name!r} has not")
     shots = int(np.median([len(rows_of) for support in supports for rows_of in support.rows_of.values()]))
-    pairs = [list(zip(support.texts, support.labels, strict=True)) for support in supports]
-    return [Draw(number, shots, support, rows) for number, support in enumerate(pairs)]
+    return [
+        Draw(number, shots, support.classes, list(zip(support.texts, support.labels, strict=True)), rows)
+        for number, support in enumerate(supports)
+    ]
+
+
+def number_test_texts(draws: Sequence[Draw]) -> list[list[int]]:
+    """Numbers the test texts of all draws: a list per draw, by draw number, in the order of its test texts.
+
+    A text that several draws share has one number. Copies of a text within a draw have numbers of their own.
+
+    Example:
+        >>> tests = [[("x", "a"), ("y", "b")], [("y", "b"), ("z", "a"), ("z", "a")]]
+        >>> number_test_texts([Draw(number, 0, ["a", "b"], [], test) for number, test in enumerate(tests)])
+        [[0, 1], [1, 2, 3]]
+    """
+    numbers: dict[tuple[str, int], int] = {}
+    result = []
+    for _, test in sorted({draw.number: draw.test for draw in draws}.items()):
+        copies: Counter[str] = Counter()
+        result.append(list[int]())
+        for text, _ in test:
+            result[-1].append(numbers.setdefault((text, copies[text]), len(numbers)))
+            copies[text] += 1
+    return result
 
 
 def unlabelled_texts(target: Domain, classes: Sequence[str], taken: set[str], most: int = 1000) -> list[str]:

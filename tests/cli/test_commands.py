@@ -376,7 +376,7 @@ def test_evaluate_writes_rows_and_records(run: Path, folder: Path, tmp_path: Pat
     main(words("evaluate", run, "--target", folder / "target.jsonl", "--shots", 1, 2, "--draws", 2, "--joint-epochs", 1,
                "--fine-tune-steps", 2, "--no-progress", "--output", tmp_path / "table.json"))  # fmt: skip
     result = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
-    assert len(result["rows"]) == 9 * 2 and len(result["records"]) == 9 * 2 * 2
+    assert len(result["rows"]) == 12 * 2 and len(result["records"]) == 12 * 2 * 2
     assert {"accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95", "fit_seconds", "draws"} < result["rows"][0].keys()
     assert result["rows"][-1]["method"] == "first-order MAML" and result["target"] == "target"
     printed = capsys.readouterr()

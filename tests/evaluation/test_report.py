@@ -77,6 +77,17 @@ def test_table_is_markdown() -> None:
     assert markdown_table(["a|b"], [["c\nd"]]) == "| a\\|b |\n|---|\n| c d |"
 
 
+def test_a_cell_is_empty_where_a_method_has_no_result() -> None:
+    rows = summarise([*RECORDS, record("names", 0, 0, 0.5, 0.5), record("names", 0, 1, 0.5, 0.5)])
+    assert summary_table(rows).splitlines()[2:] == [
+        "| A |  | 60.0 ± 127.1 / 50.0 ± 127.1 | 80.0 ± 0.0 / 80.0 ± 0.0 | 2-0.25 |",
+        "| B |  | 40.0 ± 254.1 / 30.0 ± 254.1 | 25.0 ± 0.0 / 25.0 ± 0.0 | 0 |",
+        "| names | 50.0 ± 0.0 / 50.0 ± 0.0 |  |  | 0 |",
+    ]
+    assert summary_table(rows).startswith("| method | 0 shots: accuracy")
+    assert class_tables(rows, ["names"]).startswith("names, 0 shots, all 2 draws together")
+
+
 def test_learners_are_compared_with_every_other_row_by_draw() -> None:
     found = compare(RECORDS, ["A"])
     assert [(c["method"], c["other"], c["shots"]) for c in found] == [("A", "B", 1), ("A", "B", 5)]
