@@ -19,9 +19,9 @@ from metatext.adaptation.prototypes import CentredFeatures, CentrePrior
 SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0])
 """Grid of scales applied to the cosine similarities before the softmax."""
 
-_PRIOR_SCALE = 4.0  # median of the prior of the scale
+_PRIOR_SCALE = 6.0  # median of the prior of the scale
 _LOG_PRIOR = (-((SCALES / _PRIOR_SCALE).log() ** 2) / (2 * 0.5**2)).log_softmax(0)
-"""Log prior of each scale: log-normal with median 4 and sigma 0.5, normalised over the grid (docs/ablations.md)."""
+"""Log prior of each scale: log-normal with median 6 and sigma 0.5, normalised over the grid (docs/ablations.md)."""
 
 _MAX_FOLDS = 10
 

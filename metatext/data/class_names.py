@@ -90,10 +90,10 @@ _NEGATIONS = _ENGLISH_NEGATIONS | frozenset(["不", "不是", "非", "没", "没
 
 
 def without_negations(names: Sequence[str]) -> list[str]:
-    """Empties the names that contain another name, and that name, if they tell the two classes apart by too little.
+    """Replaces a name and its negation by empty names.
 
-    An encoder hardly tells a name from its negation (`ironic`, `not ironic`), so neither says in which direction the
-    class lies. Of two classes, neither name may contain the other at all.
+    An encoder hardly tells a name from its negation (`ironic`, `not ironic`), so neither says in which direction its
+    class lies. The same holds for the only two names if one contains the other.
 
     Example:
         >>> without_negations(["ironic", "not ironic"]), without_negations(["谣言", "非谣言", "其他"])
@@ -116,8 +116,10 @@ def _rest(longer: Sequence[str], shorter: Sequence[str]) -> str | None:
     if set(shorter) <= set(longer):
         return " ".join(word for word in longer if word not in shorter)
     whole, part = " ".join(longer), " ".join(shorter)
-    rest = whole.removesuffix(part).strip()
-    return rest if rest != whole and (rest in _NEGATIONS or not whole.isascii()) else None
+    if not whole.isascii() and part in whole:  # Chinese has no spaces between words
+        return whole.replace(part, "", 1).strip()
+    prefix = whole.removesuffix(part)
+    return prefix if prefix in _ENGLISH_NEGATIONS else None
 
 
 def names_of_domains(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[str, str]:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_rows
-from scipy.stats import lognorm
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from metatext import Domain, FewShotClassifier, Learner
 from metatext.adaptation.adapt import adapt
 from metatext.adaptation.fine_tuning import fine_tuned
-from metatext.adaptation.prototypes import SCALES, CentredFeatures, LeaveOneOutFit, SourceCentre
+from metatext.adaptation.held_out import HeldOutFit
+from metatext.adaptation.prototypes import CentredFeatures, CentrePrior
 from metatext.adaptation.start_selection import choose_start, posterior_means, source_rows
 from metatext.data.class_names import (
     check_class_names,
@@ -25,6 +25,7 @@ from metatext.data.class_names import (
     names_of_domains,
     parse_class_names,
     readable_names,
+    without_negations,
 )
 from metatext.data.episodes import Examples
 from metatext.encoders.tokenization import TokenCache, load_tokenizer
@@ -113,48 +114,7 @@ def test_what_a_learner_knows_beside_its_weights_is_saved(learner: Learner, tmp_
     assert earlier and earlier.centroids is None
 
 
-# ---------------------------------------------------------------- leave-one-out and the layer
-def test_leaving_one_out_is_what_it_says() -> None:
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(7, 5, generator=generator) + torch.tensor([3.0, 0, 0, 0, 0])
-    labels = torch.tensor([0, 0, 1, 1, 1, 2, 2])
-    known = torch.nn.functional.normalize(torch.randn(3, 5, generator=generator), dim=1)
-    space = CentredFeatures(features, labels, 3)
-    means = np.stack([features[labels == c].mean(0).numpy() for c in range(3)])
-    z = features.numpy() - means.mean(0)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    totals = {}
-    for scale in SCALES.tolist():
-        total = 0.0
-        for i in range(7):
-            rest = [j for j in range(7) if j != i]
-            prototypes = np.stack([known[c].numpy() + sum(z[j] for j in rest if labels[j] == c) for c in range(3)])
-            logits = scale * (prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)) @ z[i]
-            total += logits[labels[i]] - np.log(np.exp(logits).sum())
-        totals[scale] = total
-    held = space.leave_one_out(known)
-    assert held.log_likelihood == pytest.approx(max(totals.values()) / 7, abs=1e-5)
-    assert totals[held.scale] == max(totals.values())
-    odds = {scale: math.exp(total) * lognorm.pdf(scale, 0.5, scale=4) * scale for scale, total in totals.items()}
-    mean = sum(p * math.log(scale) for scale, p in odds.items()) / sum(odds.values())  # on a grid of logarithms
-    assert held.calibrated_scale == pytest.approx(math.exp(mean), rel=1e-4)
-    prior = {scale: lognorm.pdf(scale, 0.5, scale=4) * scale for scale in totals}
-    factors = []
-    for scale in totals:
-        logits = scale * z @ known.numpy().T
-        logs = logits[np.arange(7), labels.numpy()] - np.log(np.exp(logits).sum(1))
-        factors.append(np.exp(logs.sum() + 7 * math.log(3)))
-    evidence = math.log(np.average(factors, weights=list(prior.values())))
-    assert space.evidence(known) == pytest.approx(evidence, abs=1e-4)
-
-
-def test_a_class_with_one_text_and_no_name_is_chance() -> None:
-    features = torch.eye(4)
-    held = CentredFeatures(features, torch.arange(4), 4).leave_one_out(torch.zeros(4, 4))
-    assert held.log_likelihood == pytest.approx(-math.log(4), abs=1e-6)
-    assert 3.5 < held.calibrated_scale < 4.5  # nothing is known of the scale but the prior
-
-
+# ---------------------------------------------------------------- the layer
 def test_the_layer_gives_cosines_to_the_prototypes() -> None:
     features = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
     labels, known = torch.tensor([0, 1, 2] * 2), torch.zeros(3, 8)
@@ -205,23 +165,43 @@ def test_names_and_source_classes_count_like_texts(learner: Learner) -> None:
     assert without and without.prior_weight == 0
 
 
-def test_with_one_text_a_class_names_must_not_be_contradicted(learner: Learner) -> None:
-    one = Examples(TEXTS[:3], [0, 1, 2])
+@pytest.mark.parametrize("copies", [1, 4])
+def test_names_that_the_texts_contradict_lose_their_weight(learner: Learner, copies: int) -> None:
+    texts = [text + "。" * i for text in TEXTS[:3] for i in range(copies)]
+    support = Examples(texts, [label for label in range(3) for _ in range(copies)])
     right = [TEXTS[3], TEXTS[4], TEXTS[5]]
-    weights = [choose_start(learner, one, CLASSES, names) for names in (right, [right[1], right[2], right[0]])]
-    assert [start.prior_weight for start in weights if start] == [2.0, 0.0]
+    starts = [choose_start(learner, support, CLASSES, names) for names in (right, [right[1], right[2], right[0]])]
+    right_weight, wrong_weight = (start.prior_weight for start in starts if start)
+    assert right_weight >= 1.5 and wrong_weight < right_weight / 2
 
 
-@pytest.mark.parametrize("ways", [2, 5, 13])
-def test_labels_at_random_are_on_average_as_probable_as_by_chance(ways: int) -> None:
-    """The mean of a Bayes factor under what it tests against is 1; few pass that say nothing."""
-    generator, factors = torch.Generator().manual_seed(0), []
-    for _ in range(2000):
-        known = torch.nn.functional.normalize(torch.randn(ways, 64, generator=generator), dim=1)
-        space = CentredFeatures(torch.randn(ways, 64, generator=generator), torch.arange(ways), ways)
-        space.labels = torch.randint(ways, (ways,), generator=generator)
-        factors.append(math.exp(space.evidence(known)))
-    assert np.mean(factors) == pytest.approx(1.0, abs=0.1)
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["ironic", "not_ironic"], [False, False]),
+        (["rumor", "Non-Rumor", "news"], [False, False, True]),
+        (["rumor", "nonrumor", "news"], [False, False, True]),
+        (["讽刺", "不讽刺", "其他"], [False, False, True]),
+        (["体育", "体育小说"], [False, False]),
+        (["体育", "体育小说", "财经"], [True, True, True]),
+        (["arts", "arts & culture"], [False, False]),
+        (["arts", "arts & culture", "sports"], [True, True, True]),
+        (["arts", "", "arts & culture"], [False, False, False]),
+        (["card arrival", "card payment"], [True, True]),
+        (["positive", "negative"], [True, True]),
+        (["male", "female"], [True, True]),
+    ],
+)
+def test_names_of_which_one_is_the_negation_or_a_part_of_the_other_say_nothing(
+    names: list[str], kept: list[bool]
+) -> None:
+    assert without_negations(names) == [name if keep else "" for name, keep in zip(names, kept, strict=True)]
+
+
+def test_a_name_and_its_negation_are_no_prior(learner: Learner) -> None:
+    support = Examples(TEXTS[:2], [0, 1])
+    priors = [choose_start(learner, support, CLASSES[:2], ["球队", other], 1.0) for other in ("非球队", "股票")]
+    assert [bool(start.class_priors.any()) for start in priors if start] == [False, True]
 
 
 def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
@@ -231,7 +211,7 @@ def test_source_classes_are_taken_from_the_blend(learner: Learner) -> None:
     chosen = {share: choose_start(learner, SUPPORT, KNOWN, None, share) for share in (0.5, 0.75)}
     plain = choose_start(learner, SUPPORT, KNOWN, None, 0.5, sources=False)
     assert chosen[0.5] and plain and torch.equal(chosen[0.5].layer.weight, plain.layer.weight)
-    assert chosen[0.75] and (chosen[0.75].blend, chosen[0.75].source_centre) == (0.75, None)
+    assert chosen[0.75] and (chosen[0.75].blend, chosen[0.75].centre_prior) == (0.75, None)
     assert (
         torch.equal(chosen[0.75].class_priors, chosen[0.75].prior_weight * torch.eye(3, 32))
         and chosen[0.75].prior_weight > 0
@@ -258,10 +238,10 @@ def test_classes_of_the_sources_start_at_what_was_learned_of_them(learner: Learn
         (["sport news", "money", "cars"], ["体育", "理财", "汽车"]),  # by the label, also if it has another name
     ):
         start = choose_start(learner, one, labels, names)
-        assert start and (start.blend, start.prior_weight) == (1.0, 2.0)
+        assert start and (start.blend, start.prior_weight) == (0.75, 2.0)
         if names is None:
             assert learner.source_classes
-            torch.testing.assert_close(start.class_priors, 2 * learner.source_classes.prototypes[-1])
+            torch.testing.assert_close(start.class_priors, 2 * learner.source_classes.prototypes[-2])
     some = choose_start(learner, one, ["sport_news", "money", "other"], None)
     assert some and some.blend == 0.5 and not some.class_priors[2].any()
     own = choose_start(learner, one, ["sport_news", "money", "cars"], None, blend=0.25)
@@ -288,19 +268,19 @@ def test_classes_are_found_among_those_of_the_sources(
 
 def test_the_centre_of_a_few_texts_is_drawn_to_that_of_the_sources_classes_where_these_differ() -> None:
     features = torch.tensor([[2.0, 0.0, 5.0], [4.0, 2.0, 7.0]])  # their centre is (3, 1, 6)
-    source_centre = SourceCentre(torch.tensor([0.0, 4.0, 0.0]), torch.tensor([[1.0, 0.0, 0.0]]))
-    assert CentredFeatures(features, torch.tensor([0, 1]), 2, source_centre).centre.tolist() == [
+    centre_prior = CentrePrior(torch.tensor([0.0, 4.0, 0.0]), torch.tensor([[1.0, 0.0, 0.0]]))
+    assert CentredFeatures(features, torch.tensor([0, 1]), 2, centre_prior).centre.tolist() == [
         3.0 * 2 / (2 + 4),
         1.0,
         6.0,
     ]
-    assert CentredFeatures(features.repeat(14, 1), torch.tensor([0, 1] * 14), 2, source_centre).centre.tolist() == [
+    assert CentredFeatures(features.repeat(14, 1), torch.tensor([0, 1] * 14), 2, centre_prior).centre.tolist() == [
         2.625,
         1.0,
         6.0,
     ]
 
-    uneven = CentredFeatures(features[[0] + [1] * 9], torch.tensor([0] + [1] * 9), 2, source_centre)
+    uneven = CentredFeatures(features[[0] + [1] * 9], torch.tensor([0] + [1] * 9), 2, centre_prior)
     assert float(uneven.centre[0]) == pytest.approx(3 * 3.6 / (3.6 + 4))  # as uncertain as 3.6 texts in equal numbers
 
 
@@ -310,20 +290,18 @@ def test_the_middle_is_that_of_the_targets_classes(learner: Learner) -> None:
         learner, [Domain.from_records(TEXTS[3:], ["x", "y", "z"], name="d")]
     )
     start = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["x", "y"], None)
-    assert start and start.source_centre is None  # labels of one letter say nothing
-    start = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "y"])
-    assert start and start.source_centre
+    assert start and start.centre_prior is None  # labels of one letter say nothing
+    start = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "y"], 1.0)
+    assert start and start.centre_prior
     apart = learner.source_classes.prototypes[-1, 0] - learner.source_classes.prototypes[-1, 1]
-    torch.testing.assert_close(start.source_centre.basis.abs(), (apart / apart.norm()).abs().unsqueeze(0))
-    torch.testing.assert_close(start.source_centre.point, learner.encode(TEXTS[3:5]).float().mean(0))
+    torch.testing.assert_close(start.centre_prior.basis.abs(), (apart / apart.norm()).abs().unsqueeze(0))
+    torch.testing.assert_close(start.centre_prior.point, learner.encode(TEXTS[3:5]).float().mean(0))
     own = learner.encode(TEXTS[:2]).float().mean(0)
-    moved = (
-        CentredFeatures(learner.encode(TEXTS[:2]).float(), torch.tensor([0, 1]), 2, start.source_centre).centre - own
-    )
-    expected = 4 / 6 * apart * ((start.source_centre.point - own) @ apart) / (apart @ apart)
+    moved = CentredFeatures(learner.encode(TEXTS[:2]).float(), torch.tensor([0, 1]), 2, start.centre_prior).centre - own
+    expected = 4 / 6 * apart * ((start.centre_prior.point - own) @ apart) / (apart @ apart)
     torch.testing.assert_close(moved, expected)
     more = choose_start(learner, Examples(TEXTS[:2], [0, 1]), ["0", "1"], ["x", "w"])
-    assert more and more.source_centre is None
+    assert more and more.centre_prior is None
 
 
 def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learner) -> None:
@@ -331,7 +309,7 @@ def test_texts_that_bear_out_what_was_learned_leave_it_its_weight(learner: Learn
     texts = [text + end for text in TEXTS for end in ("", "。", "！", "?")]
     right, wrong = ([label for label in labels for _ in range(4)] for labels in ([0, 1, 2] * 2, [1, 2, 0] * 2))
     first, second = (choose_start(learner, Examples(texts, labels), KNOWN, None) for labels in (right, wrong))
-    assert first and second and first.prior_weight > 2.0 and second.prior_weight < 1.0
+    assert first and second and first.prior_weight > 1.5 and second.prior_weight < first.prior_weight / 2
 
 
 def test_with_one_text_a_class_the_sources_classes_are_doubted_less_than_names(
@@ -339,9 +317,15 @@ def test_with_one_text_a_class_the_sources_classes_are_doubted_less_than_names(
 ) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
     with_source_classes(learner, KNOWN)
-    for nats, weights in ((-0.4, [2.0, 2.0]), (-4.4, [2.0, 0.0]), (-4.6, [0.0, 0.0])):
-        monkeypatch.setattr(CentredFeatures, "evidence", lambda self, class_priors, nats=nats: nats)
+    for nats in (0.0, -2.4, -5.3):  # the log odds of names and of source classes are 2.4 and 5.3 nats
+
+        def fit(*how: torch.Tensor, nats: float = nats) -> HeldOutFit:
+            return HeldOutFit(nats if how[2].any() else 0.0, 4.0, 4.0)
+
+        monkeypatch.setattr("metatext.adaptation.start_selection.held_out_fit", fit)
         starts = [choose_start(learner, one, KNOWN, None), choose_start(learner, one, KNOWN, TEXTS[3:], sources=False)]
+        shares = [1 / (1 + math.exp(-log_odds - nats)) for log_odds in (5.3, 2.4)]
+        weights = [round(math.exp(share * math.log(3)) - 1, 1) for share in shares]  # 1 + weight is 1 or 3
         assert [start.prior_weight for start in starts if start] == weights
 
 
@@ -349,7 +333,7 @@ def test_where_texts_say_nothing_the_start_is_what_the_prior_says(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_source_classes(learner, KNOWN)
-    monkeypatch.setattr(CentredFeatures, "leave_one_out", lambda self, class_priors: LeaveOneOutFit(-1.0, 4.0, 4.0))
+    monkeypatch.setattr("metatext.adaptation.start_selection.held_out_fit", lambda *how: HeldOutFit(-1.0, 4.0, 4.0))
     shared = choose_start(learner, SUPPORT, KNOWN, None)
     # 4 nats for the meta-trained weights: their share is 0.86 on average, to which 0.75 is the nearest blend
     odds = {0: 1.0, 1: math.exp(3), 2: math.exp(3.5), 4: math.exp(4), 8: math.exp(4.5)}
@@ -475,12 +459,12 @@ def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> 
 
 def test_the_exported_classifier_keeps_to_the_middle_of_the_sources_classes(learner: Learner) -> None:
     learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS[3:], KNOWN, name="source")])
-    classifier = FewShotClassifier(learner).fit(TEXTS[:3], KNOWN)
-    start = choose_start(learner, Examples(TEXTS[:3], [2, 1, 0]), sorted(KNOWN), readable_names(sorted(KNOWN)))
-    assert start and start.source_centre
+    classifier = FewShotClassifier(learner, blend=1.0).fit(TEXTS[:3], KNOWN)
+    start = choose_start(learner, Examples(TEXTS[:3], [2, 1, 0]), sorted(KNOWN), readable_names(sorted(KNOWN)), 1.0)
+    assert start and start.centre_prior
     vectors = learner.encode(TEXTS).float()
     own = vectors[:3].mean(0)
-    centre = own + (start.source_centre.point - own) @ start.source_centre.basis.T @ start.source_centre.basis * 4 / 7
+    centre = own + (start.centre_prior.point - own) @ start.centre_prior.basis.T @ start.centre_prior.basis * 4 / 7
     expected = start.layer.weight @ (vectors - centre).T
     found = torch.from_numpy(classifier.predict_proba(TEXTS)).log().T
     torch.testing.assert_close(found - found.mean(0), expected - expected.mean(0), atol=1e-3, rtol=1e-3)
@@ -489,10 +473,10 @@ def test_the_exported_classifier_keeps_to_the_middle_of_the_sources_classes(lear
 @pytest.mark.parametrize(("epochs", "unlabelled"), [(1, []), (0, ["球迷主场"])])
 def test_what_follows_the_start_keeps_to_the_middle(learner: Learner, epochs: int, unlabelled: list[str]) -> None:
     start = choose_start(learner, SUPPORT, CLASSES, NAMELESS, 1.0)
-    assert start and start.source_centre is None
+    assert start and start.centre_prior is None
     layers = []
-    for centre in (None, SourceCentre(torch.full((32,), 9.0), torch.eye(32))):
-        with fine_tuned(learner, SUPPORT, start._replace(source_centre=centre), epochs, unlabelled) as layer:
+    for centre in (None, CentrePrior(torch.full((32,), 9.0), torch.eye(32))):
+        with fine_tuned(learner, SUPPORT, start._replace(centre_prior=centre), epochs, unlabelled) as layer:
             layers.append(layer.weight.clone())
     assert not torch.allclose(*layers, rtol=0.1)
 
