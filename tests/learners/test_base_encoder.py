@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_encoder
 from safetensors.torch import load_file, save_file
 
 from metatext import Domain, FewShotClassifier, InputError, Learner
 from metatext.encoders.lora import base_state, merged_state
 from metatext.learners.learner import METADATA
 from metatext.learners.weight_blending import BLENDS, blended, remember_source_classes
-from tests.conftest import make_encoder
 
 TEXTS = ["球队比赛", "股票基金", "汽车轿车", "球迷主场", "银行利率", "试驾油耗"]
 HUB_ID = "someone/tiny"
