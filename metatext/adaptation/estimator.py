@@ -22,7 +22,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     """A scikit-learn classifier that adapts a learner to a few labelled texts.
 
     Args:
-        learner: a `Learner`, or the folder or Hub id of one. It is not changed.
+        learner: a `Learner`, or the folder or Hub id of one, or the name of one in the package, such as
+            "general-english". It is not changed.
         steps: inner steps. Default: 0 with a prototype head, as many as in meta-training with a learned head.
         class_names: the name of each label in the language of the texts, a word or a short description. A name counts
             like a few labelled texts. Default: the label is its own name, unless it is a number or the like.
@@ -32,6 +33,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             all classes), otherwise 0; also 0 with inner steps or a learned head.
         max_length: maximum length of a text in tokens, in `fit` and in `predict`. Longer texts are cut. Default: that
             of the encoder, up to 256, or that of meta-training if it is longer.
+        encoder: folder with the encoder of a learner that was saved without it. Default: it comes from the Hub.
 
     Attributes:
         classes_: the labels as they were given (strings or numbers), sorted; set by `fit`.
@@ -46,6 +48,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         blend: float | None = None,
         epochs: int | None = None,
         max_length: int | None = None,
+        encoder: str | Path | None = None,
     ) -> None:
         self.learner = learner
         self.steps = steps
@@ -53,6 +56,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.blend = blend
         self.epochs = epochs
         self.max_length = max_length
+        self.encoder = encoder
 
     def __sklearn_clone__(self) -> FewShotClassifier:
         return type(self)(**self.get_params(deep=False))  # shares the learner, which `fit` does not change
@@ -90,11 +94,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         check_classification_targets(targets)
         self.classes_, indices = np.unique(targets, return_inverse=True)
         names = [str(c) for c in self.classes_]
-        learner = (
-            self.learner
-            if isinstance(self.learner, Learner)
-            else (Learner.from_pretrained(self.learner).to(default_device()))
-        )
+        learner = self._load()
         if not isinstance(self.class_names, Mapping | None):
             raise InputError(f"class_names must be a mapping, label to name, got {type(self.class_names).__name__}")
         class_names = None if self.class_names is None else {str(k): name for k, name in self.class_names.items()}
@@ -112,6 +112,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         # The model's classes are sorted as strings, `classes_` by their own type (2 comes first, then 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]
         return self
+
+    def _load(self) -> Learner:
+        """Returns the learner, loaded if it is a name."""
+        if not isinstance(self.learner, Learner):
+            return Learner.from_pretrained(self.learner, encoder=self.encoder).to(default_device())
+        if self.encoder is not None:
+            raise InputError(f"this learner has its encoder: leave out the encoder {str(self.encoder)!r}")
+        return self.learner
 
     @property
     def model(self) -> Any:

@@ -24,7 +24,7 @@ class Adapt:
     """
 
     learner: Positional[str]
-    """Meta-trained learner: a folder or a Hub id."""
+    """Meta-trained learner: a folder, a Hub id, or one in the package: general-english or general-chinese."""
     file: Positional[str]
     """File of your labelled texts: at least two classes, any number of texts per class."""
     output: str
@@ -52,6 +52,8 @@ class Adapt:
     max_length: int | None = None
     """Maximum length of a text in tokens, also in predict. Longer texts are cut.
     By default that of the encoder, up to 256, or that of meta-training if it is longer."""
+    encoder: str | None = None
+    """Folder with the encoder of a learner that was saved without it. By default the encoder comes from the Hub."""
     overwrite: bool = False
     """Replace the output folder if metatext wrote it."""
 
@@ -72,7 +74,7 @@ class Adapt:
         if len(domain.classes) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
         unlabelled = read_unlabelled(self.unlabelled, self.table)
-        learner = Learner.from_pretrained(self.learner).to(default_device())
+        learner = Learner.from_pretrained(self.learner, encoder=self.encoder).to(default_device())
         if not self.names:
             if isinstance(learner.head, LinearHead):
                 raise InputError("--no-names is for learners with a prototype head; this one's head uses no names")
@@ -198,7 +200,8 @@ class Evaluate:
     """
 
     runs: Positional[tuple[str, ...]]
-    """Learners to compare, such as first-order and full MAML: one or more folders or Hub ids."""
+    """Learners to compare, such as first-order and full MAML: one or more folders, Hub ids, or learners in the package.
+    """
     target: str
     """Labelled file of the target domain."""
     output: str
@@ -207,6 +210,8 @@ class Evaluate:
     settings: OmitArgPrefixes[EvaluateSettings] = field(default_factory=EvaluateSettings)
     source: tuple[str, ...] = ()
     """Source files for joint training, a baseline. By default those on which the first learner was trained."""
+    encoder: str | None = None
+    """Folder with the encoder of the learners, if they were saved without it. By default it comes from the Hub."""
     overwrite: bool = False
     """Replace the output files if they exist."""
     progress: bool = True
@@ -227,9 +232,8 @@ class Evaluate:
         sources = read_domains(self.source, self.table)
         if not sources and {"source", "joint"} & set(self.settings.methods):
             sources = read_listed_sources(self.runs[0])
-        result = evaluate(
-            list(self.runs), target, sources, self.settings, test, Path(self.output), progress=self.progress
-        )
+        runs, output, progress = list(self.runs), Path(self.output), self.progress
+        result = evaluate(runs, target, sources, self.settings, test, output, progress=progress, encoder=self.encoder)
         print(result["table"], *result["differences"], f"written: {', '.join(map(str, files))}", sep="\n")
 
 
@@ -243,7 +247,7 @@ class Export:
     """
 
     folder: Positional[str]
-    """Folder of a classifier (written by adapt) or of a learner (written by train)."""
+    """Folder of a classifier (written by adapt) or of a learner (written by train), or a learner in the package."""
     hub_id: str
     """Name of the repository on the Hub: user/name. It is created if it does not exist."""
     private: bool = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from metatext.errors import InputError
+
 
 def first_position(config: Any) -> int:
     """Returns the position number that the encoder gives to the first token of a text."""
@@ -108,3 +110,23 @@ ARCHITECTURES = {
         separable=False,
     ),
 }
+
+
+def check_supported(config: Any, name: str) -> None:
+    """Refuses an encoder whose transformers classifier cannot compute the function of a learner.
+
+    Raises:
+        InputError: names the architecture, the reason, and the supported architectures.
+    """
+    known = config.model_type in ARCHITECTURES and not getattr(config, "is_decoder", False)
+    if known and (config.model_type != "albert" or config.inner_group_num == 1):
+        return
+    why = (
+        "it is a decoder or an encoder-decoder, whose classifier reads the last token"
+        if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "is_decoder") or config.is_decoder
+        else "its transformers classifier cannot be made to pool as a learner does"
+    )
+    raise InputError(
+        f"{name} is a {config.model_type!r} model, which metatext cannot export as a plain transformers classifier: "
+        f"{why}; supported are {', '.join(ARCHITECTURES)}"
+    )

@@ -31,6 +31,17 @@ class Batch(NamedTuple):
     shared: PackedLines | None = None
 
 
+class LabelledBatches(NamedTuple):
+    """Examples as padded batches of token ids."""
+
+    batches: list[tuple[Batch, Tensor]]  # each batch of n texts with its labels, int64 (n,)
+    size: int  # number of texts in all batches
+
+    def class_counts(self, ways: int) -> Tensor:
+        """Returns the number of texts of each class, int64 (ways,)."""
+        return torch.bincount(torch.cat([labels for _, labels in self.batches]), minlength=ways)
+
+
 def split_batch(lengths: Sequence[int]) -> int:
     """Returns the best number of texts for the first of two batches; 0 for a single batch.
 

@@ -26,31 +26,10 @@ from torch import Tensor, nn
 
 from metatext.encoders.architectures import ARCHITECTURES, Architecture
 from metatext.encoders.lora import merged_state
-from metatext.errors import InputError
 
 _SHRINK = 2.0**10  # its square is the ratio of mean to residual; it fits float16
 _TANH_RANGE = 2.0**12  # divisor before tanh; the error is below 1e-5 at 20 standard deviations of a feature
 _SHIFT = 32.0  # exceeds every normalised feature of up to 1,024 dimensions, which is at most sqrt(1024)
-
-
-def check_supported(config: Any, name: str) -> None:
-    """Refuses an encoder whose transformers classifier cannot compute the function of a learner.
-
-    Raises:
-        InputError: names the architecture, the reason, and the supported architectures.
-    """
-    known = config.model_type in ARCHITECTURES and not getattr(config, "is_decoder", False)
-    if known and (config.model_type != "albert" or config.inner_group_num == 1):
-        return
-    why = (
-        "it is a decoder or an encoder-decoder, whose classifier reads the last token"
-        if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "is_decoder") or config.is_decoder
-        else "its transformers classifier cannot be made to pool as a learner does"
-    )
-    raise InputError(
-        f"{name} is a {config.model_type!r} model, which metatext cannot export as a plain transformers classifier: "
-        f"{why}; supported are {', '.join(ARCHITECTURES)}"
-    )
 
 
 def to_classifier(encoder: Any, pooling: str, layer: tuple[Tensor, Tensor], classes: Sequence[str]) -> Any:

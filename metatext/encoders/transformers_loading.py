@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from metatext.encoders.sequence_classifier import check_supported
+from metatext.encoders.architectures import check_supported
 from metatext.errors import InputError
 
 

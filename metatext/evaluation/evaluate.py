@@ -63,6 +63,7 @@ def evaluate(
     output: Path | None = None,
     supports: Sequence[Domain] = (),
     progress: bool = True,
+    encoder: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates the learners in `runs` and the baselines on the same draws of `target`.
 
@@ -77,6 +78,7 @@ def evaluate(
         output: JSON file, beside which the other `evaluation_files` are written. None writes nothing.
         supports: the supports of an official split, one per draw, instead of random draws; they require `test`.
         progress: show a progress bar.
+        encoder: folder with the encoder of the learners, if they were saved without it.
 
     Returns:
         Table, differences (sentences), rows, comparisons and single results, with the settings and versions.
@@ -89,22 +91,17 @@ def evaluate(
     if settings.plot:
         pyplot()  # raises now if matplotlib is missing
     draws = _draws(target, settings, test, supports)
-    learners = _load_learners(runs, target, settings)
+    learners = _load_learners(runs, target, settings, encoder)
     first = next(iter(learners.values()))
     reading = baseline_reading(first, settings.max_length)
     _warn_of_source_texts(draws, sources)
 
-    @cache
-    def encoder() -> Learner:
-        return _load(first.base_model, settings, **reading)
-
-    @cache
-    def joint() -> Learner:
-        return load_or_train_joint(encoder(), sources, settings)
-
-    log = resume_log(output, draws, first.base_model, reading, [target, *sources], settings) if output else None
+    base = encoder or first.base_model
+    plain = cache(lambda: _load(base, settings, **reading))
+    joint = cache(lambda: load_or_train_joint(plain(), sources, settings))
+    log = resume_log(output, draws, base, reading, [target, *sources], settings) if output else None
     possible = _without_impossible_methods(settings, target, sources, first)
-    methods = make_methods(possible, target, encoder, joint, learners)
+    methods = make_methods(possible, target, plain, joint, learners)
     _check_methods(methods, draws)
     digests = {name: fingerprint_of_weights(learner) for name, learner in learners.items()}
     weights = {row: digest for name, digest in digests.items() for row in methods if is_row_of(row, [name])}
@@ -132,11 +129,13 @@ def _draws(target: Domain, settings: EvaluateSettings, test: Domain | None, supp
     return draws
 
 
-def _load_learners(runs: Sequence[str], target: Domain, settings: EvaluateSettings) -> dict[str, Learner]:
+def _load_learners(
+    runs: Sequence[str], target: Domain, settings: EvaluateSettings, encoder: str | None
+) -> dict[str, Learner]:
     """Loads the learners, by the name of their row; all must have the same encoder and read texts in the same way."""
     learners: dict[str, Learner] = {}
     for run in runs:
-        learner = _load(run, settings)
+        learner = _load(run, settings, encoder=encoder)
         learner.tokens = learner.tokens.at(adaptation_length(learner, settings.max_length))
         if isinstance(learner.head, LinearHead):
             learner.head.start(target.classes)  # rejects unknown labels before hours of baselines

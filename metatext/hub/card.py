@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 CARD_MARK = "<!-- Written by `metatext export`; take this line out to keep your own changes. -->"
 """Marks a README.md that metatext wrote. A README.md without this line is the user's own and is uploaded unchanged."""
 
-# Keys of metatext.json and config.json under which class names stand: these may look like paths, but are not.
-_LABEL_KEYS = {"classes", "support", "id2label", "label2id", "labels"}
+# Keys of metatext.json and config.json for class names and tokens: these may look like paths, but are not.
+_LABEL_KEYS = {"classes", "support", "id2label", "label2id", "labels", "tokens", "source_classes"}
 
 
 def model_card(folder: Path, hub_id: str, table: Path | None = None) -> str:

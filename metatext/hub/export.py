@@ -14,7 +14,7 @@ from typing import Any
 
 from metatext.errors import InputError
 from metatext.hub.card import CARD_MARK, model_card, without_local_paths
-from metatext.hub.model_folder import PATTERNS, hub_errors, read_metadata
+from metatext.hub.model_folder import PATTERNS, hub_errors, local_folder, read_metadata
 
 __all__ = ["model_card", "push"]
 _VOCABULARY_FILES = ("tokenizer*.json", "vocab*.json", "added_tokens.json", "special_tokens_map.json")
@@ -26,7 +26,7 @@ def push(folder: str | Path, hub_id: str, private: bool = False, table: str | Pa
     After an interruption, a second call uploads only the files that are missing.
 
     Args:
-        folder: A classifier (plain transformers files) or a saved learner.
+        folder: A classifier (plain transformers files) or a saved learner; or the name of a learner in the package.
         hub_id: The name on the Hub, `user/name`; the repository is created if it does not exist.
         private: Make a new repository private. An existing public repository is refused.
         table: A JSON file that `metatext evaluate` wrote; its scores go into the model card.
@@ -37,11 +37,10 @@ def push(folder: str | Path, hub_id: str, private: bool = False, table: str | Pa
     Raises:
         InputError: The folder is incomplete or not one that metatext saved, or the Hub cannot be written to.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(
-            f"there is no folder {str(folder)!r}; give one that `metatext adapt` or `metatext train` wrote"
-        )
+    given, found = folder, local_folder(str(folder))
+    if found is None:
+        raise InputError(f"there is no folder {str(given)!r}; give one that `metatext adapt` or `metatext train` wrote")
+    folder = found
     metadata = read_metadata(folder) or {"kind": "classifier"}  # a plain transformers folder
     files = _files(folder)
     _check_complete(folder, metadata, files)

@@ -1,4 +1,4 @@
-"""Model folders on disk and on the Hugging Face Hub: their files, their download, and messages for Hub errors."""
+"""Model folders on disk, in the package and on the Hugging Face Hub: their files, download, and messages for errors."""
 
 from __future__ import annotations
 
@@ -13,20 +13,37 @@ from metatext.errors import InputError
 METADATA = "metatext.json"
 """File with the metadata of a folder that metatext saved: kind, base model, method, classes, scores."""
 
+BASE_ENCODER = "base_encoder"
+"""Key of the metadata of a learner that was saved without its encoder; it describes that encoder."""
+
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
 """Files that are uploaded to and downloaded from the Hub. Pickles (.bin, .pt, .pkl) and logs are left out."""
 
 CHECKPOINTS = "checkpoints/*"
 """Training states to resume from; they are neither uploaded nor downloaded."""
 
+BOX = Path(__file__).parents[1] / "box"
+"""Learners in the package: a folder each, named as users name it."""
+
 _LOGIN = "run `hf auth login` or set HF_TOKEN to a token with write access"
 
 
+def local_folder(name: str) -> Path | None:
+    """Returns the folder of this name, or else the learner of this name in the package, or else None.
+
+    A folder of the user comes first, so that a name in a later version of the package never replaces it.
+    """
+    if name and Path(name).is_dir():
+        return Path(name)
+    in_box = BOX / name
+    return in_box if in_box.parent == BOX and in_box.is_dir() else None
+
+
 def resolve_folder(id_or_folder: str, revision: str | None = None) -> Path:
-    """Returns a local folder unchanged; any other name is downloaded from the Hub, or found in its cache.
+    """Returns a `local_folder`; any other name is downloaded from the Hub, or found in its cache.
 
     Args:
-        id_or_folder: A folder, or the name of a model on the Hub (`user/name`).
+        id_or_folder: A folder, the name of a learner in the package, or that of a model on the Hub (`user/name`).
         revision: Branch, tag or commit on the Hub; ignored for a local folder.
 
     Returns:
@@ -35,10 +52,9 @@ def resolve_folder(id_or_folder: str, revision: str | None = None) -> Path:
     Raises:
         InputError: `id_or_folder` is neither a folder nor a model that can be downloaded.
     """
-    path = Path(id_or_folder)
-    if id_or_folder and path.is_dir():
-        return path
-    if id_or_folder and path.exists():
+    if folder := local_folder(id_or_folder):
+        return folder
+    if id_or_folder and Path(id_or_folder).exists():
         raise InputError(f"{id_or_folder!r} is a file; give the folder that holds it or a name on the Hub (user/name)")
 
     from huggingface_hub import snapshot_download
@@ -71,6 +87,18 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict) or metadata.get("kind") not in ("classifier", "learner"):
         raise InputError(f"{path} was not written by metatext: its \"kind\" must be 'classifier' or 'learner'")
     return metadata
+
+
+def check_encoder_files(folder: Path, name: str | Path) -> None:
+    """Checks that a folder holds a configuration and weights.
+
+    Raises:
+        InputError: names the model by `name`, and says what is missing.
+    """
+    if not (folder / "config.json").exists():
+        raise InputError(f"{name} holds no model: there is no config.json (expected a learner or an encoder)")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{name} holds no weights in safetensors format; metatext loads no pickles such as *.bin")
 
 
 @contextmanager

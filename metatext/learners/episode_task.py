@@ -23,10 +23,10 @@ from metatext.core.gradients import Gradient, add, distinct
 from metatext.core.inner_loop import recorded_steps
 from metatext.core.task import Task
 from metatext.data.episodes import Examples
-from metatext.encoders.packing import Batch
+from metatext.encoders.packing import Batch, LabelledBatches
 from metatext.errors import InputError
 from metatext.learners.heads import LinearLayer
-from metatext.learners.learner import LabelledBatches, Learner
+from metatext.learners.learner import Learner
 
 _TABLE, _WEIGHT, _BIAS, _BELOW = "table", "layer.weight", "layer.bias", "below."
 
@@ -133,7 +133,7 @@ class EpisodeTask:
         v_below = [parts.pop(f"{_BELOW}{i}", None) for i in range(len(self.below_leaves))]
         v_centroids = gradients.pop("head.centroids", None)
         if v_centroids is not None and learner.settings.prototype_gradient:
-            v_features = v_centroids / learner.class_counts(self.support, len(self.classes)).unsqueeze(1)
+            v_features = v_centroids / self.support.class_counts(len(self.classes)).unsqueeze(1)
             self._pull_back_support(parts, v_features, v_below)
         elif any(g is not None for g in v_below):
             self._pull_back_support(parts, None, v_below)
@@ -215,7 +215,7 @@ class EpisodeTask:
             total.index_add_(0, labels, first_features[i].detach())
             if not first_features[i].requires_grad:
                 del first_features[i]
-        return total / learner.class_counts(self.support, ways).unsqueeze(1)
+        return total / self.support.class_counts(ways).unsqueeze(1)
 
     def _with_row_numbers(self, *sets: LabelledBatches) -> Iterator[LabelledBatches]:
         """Replaces the token ids by row numbers in the copied word embeddings of the task."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,14 @@ from metatext.core.inner_rates import InnerRates
 from metatext.data.episodes import Examples
 from metatext.encoders.architectures import ARCHITECTURES, first_position, positions
 from metatext.encoders.layer_split import split_at
-from metatext.encoders.lora import adapter_state, add_adapters, base_state
-from metatext.encoders.packing import Batch
+from metatext.encoders.lora import adapter_state, add_adapters, base_state, before_training
+from metatext.encoders.packing import Batch, LabelledBatches
 from metatext.encoders.pooling import pool
-from metatext.encoders.tokenization import TokenCache, load_tokenizer
-from metatext.encoders.transformers_loading import load_encoder
+from metatext.encoders.tokenization import TokenCache
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
-from metatext.hub.model_folder import METADATA
+from metatext.hub.model_folder import BASE_ENCODER, METADATA
+from metatext.learners.base_encoder import describe_encoder, load_base_encoder
 from metatext.learners.heads import LinearHead, LinearLayer, PrototypeHead
 from metatext.learners.scope import names_in_scope, rate_group
 from metatext.learners.settings import LearnerSettings
@@ -41,13 +41,6 @@ from metatext.learners.state import (
 )
 
 
-class LabelledBatches(NamedTuple):
-    """Examples as padded batches of token ids."""
-
-    batches: list[tuple[Batch, Tensor]]  # each batch of n texts with its labels, int64 (n,)
-    size: int  # number of texts in all batches
-
-
 class Learner(nn.Module):
     """The initialisation that meta-training learns and that every adaptation starts from.
 
@@ -60,10 +53,12 @@ class Learner(nn.Module):
         log_inner_lr: logarithms of the inner learning rates, (layer groups, inner steps) or (parameters,).
         settings: the settings of the method.
         base_model: Hub id or folder of the pretrained encoder.
+        revision: commit of `base_model` on the Hub; None if unknown.
+        base_on_hub: whether the frozen weights of scope "lora" are those of `base_model` on the Hub.
         sources: names of the source domains.
         encoder_max_length: longest text in tokens that the pretrained encoder is stated to read.
         meta_trained: whether meta-training has begun.
-        pretrained: trainable encoder parameters before meta-training by name, float16; None if unknown.
+        pretrained: encoder parameters at blend 0 by name, float16 (see `before_training`); None if unknown.
         source_classes: prototypes and centroids of the source classes; None before meta-training has ended.
         autocast_dtype: torch.bfloat16 or torch.float16 for mixed precision, otherwise None; not saved.
         loss_scale: factor of every loss in its backward pass against underflow in float16; gradients are unscaled.
@@ -79,7 +74,8 @@ class Learner(nn.Module):
         if settings.scope == "lora":
             add_adapters(self.encoder, settings.lora_rank)
         self.settings, self.base_model, self.sources = settings, base_model, list[str]()
-        self.meta_trained = False
+        self.revision: str | None = None
+        self.base_on_hub = self.meta_trained = False
         self.pretrained: dict[str, Tensor] | None = None
         self.source_classes: SourceClasses | None = None
         self.autocast_dtype: torch.dtype | None = None
@@ -112,12 +108,15 @@ class Learner(nn.Module):
         self.log_inner_lr = nn.Parameter(log_rates, requires_grad=settings.rates_learned)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **settings: Any) -> Learner:
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, encoder: str | Path | None = None, **settings: Any
+    ) -> Learner:
         """Loads a saved learner, or makes one from a pretrained encoder.
 
         Args:
-            name: Hub id or folder of a learner or an encoder.
+            name: Hub id or folder of a learner or an encoder, or the name of a learner in the package.
             revision: branch, tag or commit on the Hub.
+            encoder: folder with the encoder of a learner that was saved without it. Default: it comes from the Hub.
             **settings: fields of `LearnerSettings`. They replace the settings of a saved learner, except head, pooling,
                 text prefix and classes, which are part of the trained model.
 
@@ -126,37 +125,42 @@ class Learner(nn.Module):
         """
         folder, saved = open_model_folder(name, revision)
         merged = merge_settings(saved.get("settings", {}), settings, name)
-        encoder = load_encoder(folder, name)
-        prefix = "" if saved else merged.text_prefix  # the tokenizer of a saved learner already adds the prefix
-        tokenizer = load_tokenizer(folder, prefix)
-        base_model = (
-            str(folder.resolve()) if Path(name).exists() else str(name)
-        )  # absolute: valid in any working directory
-        learner = cls(encoder, tokenizer, merged, saved.get("base_model", base_model))
+        base = load_base_encoder(name, folder, saved, merged.text_prefix, encoder)
+        learner = cls(base.encoder, base.tokenizer, merged, base.name)
+        learner.revision, learner.base_on_hub = base.revision, base.on_hub
         if saved:
             learner.meta_trained = saved.get("method") != UNTRAINED
             learner.sources = saved.get("sources", [])
-            learner.encoder_max_length = saved.get("encoder_max_length", positions(encoder.config))
+            learner.encoder_max_length = saved.get("encoder_max_length", positions(base.encoder.config))
             learner._restore(read_state(folder, saved), saved["settings"])
-        else:
-            parameters = learner.encoder.named_parameters()
-            learner.pretrained = {name: p.detach().to(torch.float16) for name, p in parameters if p.requires_grad}
+        if not saved or merged.scope == "lora":
+            learner.pretrained = before_training(learner.encoder)
         return learner
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes the learner to a folder. transformers can load its encoder from there.
 
+        A learner with adapters is written without its encoder, in half precision, if `base_on_hub` is set.
+
         Raises:
             FileExistsError: the folder is not empty and `overwrite` is not set.
         """
+        lora = self.settings.scope == "lora"
+        separate = lora and self.base_on_hub
         parameters = {f"head.{name}": value for name, value in self.head.state_dict().items()}
         parameters |= {f"encoder.{name}": value for name, value in adapter_state(self.encoder).items()}
-        names = self.source_classes.names if self.source_classes else []
+        pretrained = None if lora else self.pretrained
+        state = LearnerState(parameters, self.log_inner_lr, self.source_classes, pretrained)
+        metadata = self.metadata("learner")
+        metadata["source_classes"] = self.source_classes.names if self.source_classes else []
         with new_folder(folder, overwrite) as new:
-            self.encoder.save_pretrained(new, state_dict=base_state(self.encoder))
-            self.tokenizer.save_pretrained(new)
-            write_state(new, LearnerState(parameters, self.log_inner_lr, self.source_classes, self.pretrained))
-            write_json(new / METADATA, self.metadata("learner") | {"source_classes": names})
+            if separate:
+                metadata[BASE_ENCODER] = describe_encoder(self.encoder, self.tokenizer, self.revision)
+            else:
+                self.encoder.save_pretrained(new, state_dict=base_state(self.encoder))
+                self.tokenizer.save_pretrained(new)
+            write_state(new, state, half=separate)
+            write_json(new / METADATA, metadata)
 
     def metadata(self, kind: str) -> dict[str, Any]:
         """Returns the `metatext.json` of this learner (kind "learner") or of a classifier adapted from it."""
@@ -322,8 +326,3 @@ class Learner(nn.Module):
         for batch in batches:
             result[batch.rows.cpu()] = self.features(batch).cpu()
         return result
-
-    def class_counts(self, support: LabelledBatches, ways: int) -> Tensor:
-        """Returns the number of support texts of each class, (ways,), in the dtype of the parameters."""
-        labels = torch.cat([labels for _, labels in support.batches])
-        return torch.bincount(labels, minlength=ways).to(self.log_inner_lr.dtype)

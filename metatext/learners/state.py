@@ -1,10 +1,11 @@
 """Reads and writes the files of a saved learner.
 
 - `learner.safetensors`: head, adapters, inner learning rates and source classes;
-- `pretrained.safetensors`: the encoder's weights before meta-training, float16;
+- `pretrained.safetensors`: the encoder's weights before meta-training, float16; not with adapters, whose encoder stays;
 - `metatext.json`: settings and provenance.
 
-The encoder itself is an ordinary transformers folder (`config.json`, `model.safetensors`).
+The encoder itself is an ordinary transformers folder (`config.json`, `model.safetensors`), unless the learner has
+adapters and its encoder is on the Hub (`metatext.learners.base_encoder`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metatext.encoders.lora import current_name
 from metatext.errors import InputError
-from metatext.hub.model_folder import METADATA, read_metadata, resolve_folder
+from metatext.hub.model_folder import (
+    BASE_ENCODER,
+    METADATA,
+    check_encoder_files,
+    read_metadata,
+    resolve_folder,
+)
 from metatext.learners.settings import LearnerSettings
 
 logger = logging.getLogger(__name__)
@@ -52,15 +60,24 @@ class LearnerState(NamedTuple):
     """Encoder parameters before meta-training, float16; None if unknown."""
 
 
-def write_state(folder: Path, state: LearnerState) -> None:
-    """Writes `learner.safetensors` and, if the pretrained weights are known, `pretrained.safetensors`."""
+def write_state(folder: Path, state: LearnerState, half: bool = False) -> None:
+    """Writes `learner.safetensors` and, if the pretrained weights are known, `pretrained.safetensors`.
+
+    Args:
+        folder: folder of the learner.
+        state: what to write.
+        half: write matrices (adapters, prototypes and centroids) in half precision.
+    """
     from safetensors.torch import save_file
 
-    tensors = state.parameters | {_RATES: state.log_inner_lr.detach()}
+    tensors = dict(state.parameters)
     if state.source_classes:
         tensors[_PROTOTYPES] = state.source_classes.prototypes
         if state.source_classes.centroids is not None:
             tensors[_CENTROIDS] = state.source_classes.centroids
+    if half:
+        tensors = {name: value.half() if value.ndim > 1 else value for name, value in tensors.items()}
+    tensors[_RATES] = state.log_inner_lr.detach()
     save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, folder / _STATE)
     if state.pretrained:
         save_file({name: value.contiguous() for name, value in state.pretrained.items()}, folder / _PRETRAINED)
@@ -76,7 +93,7 @@ def read_state(folder: Path, metadata: dict[str, Any]) -> LearnerState:
     Raises:
         InputError: a file cannot be read.
     """
-    parameters = _read_tensors(folder / _STATE)
+    parameters = {current_name(name): value.float() for name, value in _read_tensors(folder / _STATE).items()}
     pretrained = None
     if (folder / _PRETRAINED).exists():
         pretrained = _read_tensors(folder / _PRETRAINED)
@@ -146,10 +163,8 @@ def open_model_folder(name: str | Path, revision: str | None = None) -> tuple[Pa
         raise InputError(f"{folder} holds a {saved.get('kind')}, but what is needed is a meta-trained learner")
     if saved and "settings" not in saved:
         raise InputError(f"{folder / METADATA} is damaged: it has no settings; save the learner again")
-    if not (folder / "config.json").exists():
-        raise InputError(f"{name} holds no model: there is no config.json (expected a learner or an encoder)")
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(f"{name} holds no weights in safetensors format; metatext loads no pickles such as *.bin")
+    if BASE_ENCODER not in saved:
+        check_encoder_files(folder, name)
     return folder, saved
 
 

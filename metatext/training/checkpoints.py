@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from metatext.data.settings import EpisodeSettings
+from metatext.encoders.lora import current_name
 from metatext.errors import InputError
 from metatext.files import new_folder, write_json
 from metatext.learners.settings import LearnerSettings
@@ -131,4 +132,5 @@ def load_checkpoint(
 
 def read_weights(folder: Path, device: torch.device) -> dict[str, Tensor]:
     """The parameters of a checkpoint, by name."""
-    return load_file(folder / "weights.safetensors", device=str(device))
+    weights = load_file(folder / "weights.safetensors", device=str(device))
+    return {current_name(name): value for name, value in weights.items()}

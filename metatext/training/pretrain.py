@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from metatext.encoders.sequence_classifier import check_supported
+from metatext.encoders.architectures import check_supported
 from metatext.encoders.tokenization import load_tokenizer
 from metatext.encoders.transformers_loading import default_device, loading
 from metatext.errors import InputError

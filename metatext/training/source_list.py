@@ -33,7 +33,10 @@ def read_listed_sources(run: str) -> list[Domain]:
         raise InputError(f"{run} holds a classifier, but what is needed is a learner, which metatext train writes")
     path = Path(run) / _FILE
     if not path.exists():
-        raise InputError(f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl")
+        raise InputError(
+            f"{run} does not say what it was trained on: name the files, --source a.jsonl b.jsonl, or take --methods "
+            "without source and joint"
+        )
     domains = list[Domain]()
     for entry in json.loads(path.read_text(encoding="utf-8")):
         source = entry.pop("path")

@@ -50,6 +50,7 @@ def test_parameters_are_got_set_and_cloned(learner: Learner) -> None:
         "blend": None,
         "epochs": None,
         "max_length": None,
+        "encoder": None,
     }
     assert classifier.set_params(steps=1).steps == 1
     copy = clone(classifier)

@@ -18,7 +18,7 @@ from conftest import TOPICS, make_rows
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from metatext import __version__
+from metatext import Learner, __version__
 from metatext.cli.main import main
 from metatext.training.source_list import read_listed_sources
 
@@ -280,6 +280,28 @@ def test_evaluate_says_which_names_the_encoder_cannot_read(
     caplog.clear()
     main(words(*evaluate, "--output", tmp_path / "b.json", "--no-progress", "--no-names"))
     assert "the encoder has no words" not in caplog.text
+
+
+def test_a_learner_saved_without_its_encoder_takes_one_from_a_folder(
+    folder: Path, tiny_bert: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    learner = Learner.from_pretrained(tiny_bert, scope="lora", inner_steps=0)
+    learner.base_model, learner.base_on_hub, learner.meta_trained = "someone/tiny", True, True
+    learner.save_pretrained(tmp_path / "small")
+    target, output = folder / "target.jsonl", tmp_path / "table.json"
+    adapt = ("adapt", tmp_path / "small", target, "--output", tmp_path / "model")
+    sentence = refused(*adapt)
+    assert "small needs the encoder someone/tiny" in sentence and "--encoder FOLDER" in sentence
+    main(words(*adapt, "--encoder", tiny_bert))
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert len(plain.config.id2label) == len(TOPICS)
+    evaluate = ("evaluate", tmp_path / "small", "--target", target, "--shots", 1, "--draws", 2, "--no-progress")
+    evaluate += ("--methods", "centroid", "maml", "--output", output)
+    assert "small needs the encoder someone/tiny" in refused(*evaluate)
+    main(words(*evaluate, "--encoder", tiny_bert))
+    table = json.loads(output.read_text(encoding="utf-8"))
+    assert (table["encoder"], table["versions"]["metatext"]) == ("tiny", __version__)
+    assert {row["method"] for row in table["rows"]} == {"prototypical network", "frozen encoder + nearest centroid"}
 
 
 def test_sources_are_read_only_for_methods_that_train_on_them(

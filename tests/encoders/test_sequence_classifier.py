@@ -11,7 +11,8 @@ from conftest import ARCHITECTURES, make_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BartConfig, BertConfig, GPT2Config, pipeline
 
 from metatext import FewShotClassifier, InputError, Learner
-from metatext.encoders.sequence_classifier import check_supported, to_classifier
+from metatext.encoders.architectures import check_supported
+from metatext.encoders.sequence_classifier import to_classifier
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -20,6 +20,7 @@ from hub_server import TOKEN, HubServer, Repo
 from metatext.errors import InputError
 from metatext.hub.card import model_card
 from metatext.hub.export import push
+from metatext.hub.model_folder import BOX
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -216,6 +217,13 @@ def test_a_learner_comes_back_by_its_id_and_only_for_those_who_may_see_it(
     assert local == "returned learner"
     assert no_revision.startswith("error 'user/learner' exists on the Hub, but not in the revision")
     assert cached == fetched
+
+
+def test_a_learner_in_the_package_goes_to_the_hub_with_its_own_card(hub: HubServer, tmp_path: Path) -> None:
+    pushed, fetched = call(tmp_path, hub.url, ["push", "general-english", "user/mine"], ["resolve_folder", "user/mine"])
+    assert pushed == f"returned {hub.url}/user/mine"
+    fetched_files = {name: content for name, (content, _) in state(Path(fetched.removeprefix("returned "))).items()}
+    assert fetched_files == {name: content for name, (content, _) in state(BOX / "general-english").items()}
 
 
 def test_pickles_on_the_hub_are_not_fetched(hub: HubServer, tmp_path: Path) -> None:
