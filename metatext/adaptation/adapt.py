@@ -74,8 +74,9 @@ def adapt(
     epochs: int | None = None,
     unlabelled: Sequence[str] = (),
     max_length: int | None = None,
+    classes: Sequence[str] = (),
 ) -> Adapted:
-    """Returns a classifier adapted to a few labelled texts.
+    """Returns a classifier adapted to a few labelled texts, or to the names of classes alone.
 
     With a prototype head, a start is chosen from the texts and, if there are enough of them, fine-tuned. With a learned
     head, the inner loop of meta-training runs from the learned initialisation.
@@ -83,7 +84,7 @@ def adapt(
     Args:
         learner: a meta-trained learner. It is not changed.
         texts: the support, any number of texts per class.
-        labels: the label of each text, at least two different ones.
+        labels: the label of each text. Their order has no effect on the classifier.
         steps: inner steps, with the learned rates. Default: 0 with a prototype head, as many as in meta-training with
             a learned head.
         class_names: names of the labels in the language of the texts, each a word or a short description. Default: the
@@ -98,15 +99,22 @@ def adapt(
             texts, and each is added to the prototypes of its likely classes.
         max_length: maximum length of a text in tokens, also when the classifier predicts. Longer texts are cut.
             Default: that of the encoder, up to 256, or that of meta-training if it is longer.
+        classes: labels of further classes, which are known by their name only. Default: none, or without texts those of
+            `class_names`.
 
     Raises:
-        InputError: negative steps or epochs; fewer than two classes; a label that a learned head does not know; a class
-            name for a label that no text has; a blend that is not one of `BLENDS` or needs pretrained weights that the
-            learner was saved without; `class_names`, `blend`, `epochs` or `unlabelled` for a learned head; a
-            `max_length` above the positions of the encoder or below 8.
+        InputError: negative steps or epochs; fewer than two classes; a class with neither a text nor a name that the
+            encoder reads; a label that a learned head does not know; a class name for a label that is no class; a blend
+            that is not one of `BLENDS` or needs pretrained weights that the learner was saved without; `class_names`,
+            `classes`, `blend`, `epochs` or `unlabelled` for a learned head; a `max_length` above the positions of the
+            encoder or below 8.
+
+    Example:
+        >>> learner = Learner.from_pretrained("runs/news")  # doctest: +SKIP
+        >>> adapt(learner, [], [], class_names={"sports": "体育", "tech": "科技"})  # doctest: +SKIP
     """
     with reading_at(learner, adaptation_length(learner, max_length)):
-        return _adapt(learner, texts, labels, steps, class_names, blend, epochs, unlabelled)
+        return _adapt(learner, texts, labels, steps, class_names, blend, epochs, unlabelled, classes)
 
 
 def _adapt(
@@ -118,29 +126,45 @@ def _adapt(
     blend: float | None,
     epochs: int | None,
     unlabelled: Sequence[str],
+    further_classes: Sequence[str],
 ) -> Adapted:
     """Adapts as `adapt` does, at the maximum length that the learner reads at now."""
-    classes = sorted(set(labels))
+    if not texts and not further_classes:
+        further_classes = list(class_names or {})
+    classes = sorted({*labels, *further_classes})
     _check_request(learner, classes, steps, epochs)
+    if steps and not texts:
+        raise InputError(f"steps={steps} needs labelled texts: without any, classes are known by their names alone")
     check_class_names(class_names or {}, classes)
-    _check_start(learner, blend, class_names, epochs, unlabelled)
+    _check_start(learner, blend, class_names, epochs, unlabelled, further_classes)
     labelled = set(texts)
     unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in labelled]
     _warn_of_texts(texts, labels, classes)
     names = class_names_for(classes, class_names)
-    support = Examples(list(texts), [classes.index(label) for label in labels])
+    support = support_of(texts, labels, classes)
     start = choose_start(learner, support, classes, names, blend)
     _warn_of_names(learner, classes, names, class_names or {}, start)
     epochs = fine_tuning_epochs(support, start, steps, epochs)
     with adapted_learner(learner, support, classes, start, steps, epochs, unlabelled) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _break_ties(layer), classes)
-    metadata = learner.metadata("classifier") | {"classes": classes, "support": dict(sorted(Counter(labels).items()))}
+    counts = Counter(labels)
+    metadata = learner.metadata("classifier")
+    metadata |= {"classes": classes, "support": {label: counts[label] for label in classes}}
     if start:
         metadata["start"] = {"blend": start.blend, "names_weight": start.prior_weight, "shared": start.shared}
         metadata |= {"epochs": epochs, "unlabelled": len(unlabelled)}
     if steps is not None or start:
         metadata["inner_steps"] = steps or 0
     return Adapted(model, learner.tokens, classes, metadata)
+
+
+def support_of(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> Examples:
+    """Returns the labelled texts in an order that depends on nothing but themselves.
+
+    The folds of the start and the batches of fine-tuning follow this order.
+    """
+    pairs = sorted((classes.index(label), text) for text, label in zip(texts, labels, strict=True))
+    return Examples([text for _, text in pairs], [row for row, _ in pairs])
 
 
 def fine_tuning_epochs(support: Examples, start: Start | None, steps: int | None, epochs: int | None) -> int:
@@ -173,7 +197,7 @@ def adapted_learner(
 
     Args:
         learner: a learner. Its weights are restored when the block ends.
-        support: labelled texts, at least one of each class.
+        support: labelled texts; without a start, at least one of each class.
         classes: the label of each class index of the support.
         start: the start chosen for the support, or None.
         steps: inner steps.
@@ -200,7 +224,7 @@ def _check_request(learner: Learner, classes: Sequence[str], steps: int | None, 
     if not learner.meta_trained:
         logger.warning("%s is a plain encoder: nothing was meta-learned, only adapted", learner.base_model)
     if not classes:
-        raise InputError("there are no texts to adapt to: give a few labelled texts of at least two classes")
+        raise InputError("there are no texts to adapt to: give labelled texts of at least two classes, or class names")
     if len(classes) < 2:
         raise InputError(f"a classifier needs at least two classes, but every label is {classes[0]!r}")
 
@@ -211,10 +235,12 @@ def _check_start(
     class_names: Mapping[str, str] | None,
     epochs: int | None,
     unlabelled: Sequence[str],
+    classes: Sequence[str],
 ) -> None:
     """Rejects a blend that is not one of `BLENDS`, and options of the start with a learned head."""
     further_texts = checked_texts(unlabelled, "unlabelled")
-    options = {"blend": blend, "class_names": class_names, "epochs": epochs, "unlabelled": further_texts or None}
+    options: dict[str, Any] = {"blend": blend, "class_names": class_names, "epochs": epochs}
+    options |= {"unlabelled": further_texts or None, "classes": list(classes) or None}
     if blend is not None and blend not in BLENDS:
         raise InputError(f"blend must be one of {', '.join(map(str, BLENDS))}, got {blend}")
     for name, value in options.items():

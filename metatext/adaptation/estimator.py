@@ -33,6 +33,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             all classes), otherwise 0; also 0 with inner steps or a learned head.
         max_length: maximum length of a text in tokens, in `fit` and in `predict`. Longer texts are cut. Default: that
             of the encoder, up to 256, or that of meta-training if it is longer.
+        classes: further classes, which are known by their names only. Default: none, or without texts those of
+            `class_names`.
         encoder: folder with the encoder of a learner that was saved without it. Default: it comes from the Hub.
 
     Attributes:
@@ -48,6 +50,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         blend: float | None = None,
         epochs: int | None = None,
         max_length: int | None = None,
+        classes: Sequence[Any] | None = None,
         encoder: str | Path | None = None,
     ) -> None:
         self.learner = learner
@@ -56,6 +59,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.blend = blend
         self.epochs = epochs
         self.max_length = max_length
+        self.classes = classes
         self.encoder = encoder
 
     def __sklearn_clone__(self) -> FewShotClassifier:
@@ -71,7 +75,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         """Adapts the learner.
 
         Args:
-            texts: labelled texts, any number per class.
+            texts: labelled texts, any number per class, also none: `fit([], [])` reads class names alone.
             labels: the label of each text, strings or numbers.
             unlabelled: further texts of the same kind.
 
@@ -91,8 +95,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
                 raise InputError(f"label {row} of {len(targets)} is missing, got {label!r}")
         if targets.ndim != 1:
             raise InputError(f"labels must be one for each text, got an array of shape {targets.shape}")
-        check_classification_targets(targets)
-        self.classes_, indices = np.unique(targets, return_inverse=True)
+        if len(targets):
+            check_classification_targets(targets)
+        further = list(self.classes or (() if len(targets) else self.class_names or ()))
+        self.classes_ = np.unique([*targets.tolist(), *further])
         names = [str(c) for c in self.classes_]
         learner = self._load()
         if not isinstance(self.class_names, Mapping | None):
@@ -101,13 +107,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.adapted_: Adapted = adapt(
             learner,
             texts,
-            [names[i] for i in indices],
+            [str(label) for label in targets.tolist()],
             self.steps,
             class_names,
             self.blend,
             self.epochs,
             unlabelled,
             self.max_length,
+            [str(label) for label in further],
         )
         # The model's classes are sorted as strings, `classes_` by their own type (2 comes first, then 10).
         self._columns = [self.adapted_.classes.index(name) for name in names]

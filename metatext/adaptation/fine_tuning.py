@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from metatext.adaptation.held_out import held_out_cosines
 from metatext.adaptation.prototypes import CentredFeatures
-from metatext.adaptation.start import Start
+from metatext.adaptation.start import Start, class_indices, encoded
 from metatext.core.in_place import in_scratch_memory
 from metatext.data.episodes import Examples
 from metatext.learners.heads import LinearLayer
@@ -50,7 +50,7 @@ def fine_tuned(
     """
     word_embeddings = learner.encoder.get_input_embeddings().weight
     trainable: list[Tensor] = [p for p in learner.encoder.parameters() if p.requires_grad and p is not word_embeddings]
-    trains = epochs > 0 and bool(trainable)
+    trains = epochs > 0 and bool(trainable) and len(support) > 0
     if not trains and not unlabelled:
         yield start.layer
         return
@@ -72,7 +72,7 @@ def _gradients_restored(tensors: list[Tensor]) -> Iterator[None]:
 
 
 def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, trainable: list[Tensor]) -> None:
-    texts, labels = support.texts, torch.tensor(support.labels)
+    texts, labels = support.texts, class_indices(support)
     steps = max(1, round(epochs * len(texts) / min(_BATCH_SIZE, len(texts))))
     logger.info("fine-tuning on %d texts, %d steps", len(texts), steps)
     optimizer = torch.optim.Adam(trainable, _LEARNING_RATE, fused=True)
@@ -98,11 +98,7 @@ def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, t
 @torch.no_grad()
 def _layer(learner: Learner, support: Examples, start: Start, unlabelled: Sequence[str]) -> LinearLayer:
     """The layer of the prototypes of the support and the unlabelled texts, encoded with the current weights."""
-    features, labels, class_priors = (
-        learner.encode(support.texts).float(),
-        torch.tensor(support.labels),
-        start.class_priors,
-    )
+    features, labels, class_priors = encoded(learner, support), class_indices(support), start.class_priors
     if not unlabelled:
         space = CentredFeatures(features, labels, len(class_priors), start.centre_prior)
         return space.layer(class_priors, start.calibrated_scale)

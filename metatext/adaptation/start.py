@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from metatext.adaptation.prototypes import CentrePrior
+from metatext.data.episodes import Examples
 from metatext.learners.heads import LinearLayer
+from metatext.learners.learner import Learner
 
 
 class Start(NamedTuple):
@@ -29,3 +32,15 @@ class Start(NamedTuple):
     """Scale applied to the cosines before the softmax in the classifier."""
     layer: LinearLayer
     """Classifier on the features of the blended encoder."""
+
+
+def class_indices(support: Examples) -> Tensor:
+    """The class index of each text of a support, int64 (n,); the support may be empty."""
+    return torch.tensor(support.labels, dtype=torch.int64)
+
+
+def encoded(learner: Learner, support: Examples) -> Tensor:
+    """Features of the texts of a support, float32 (n, hidden); the support may be empty."""
+    if not support.texts:
+        return torch.zeros(0, learner.encoder.config.hidden_size)
+    return learner.encode(support.texts).float()

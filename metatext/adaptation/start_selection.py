@@ -28,7 +28,7 @@ from torch.nn.functional import normalize
 
 from metatext.adaptation.held_out import HeldOutFit, held_out_fit
 from metatext.adaptation.prototypes import CentredFeatures, CentrePrior
-from metatext.adaptation.start import Start
+from metatext.adaptation.start import Start, class_indices, encoded
 from metatext.data.class_names import fold_case, readable_names, without_negations
 from metatext.data.episodes import Examples
 from metatext.errors import InputError, quote_list
@@ -76,7 +76,7 @@ def choose_start(
     """
     if not isinstance(learner.head, PrototypeHead):
         return None
-    labels = torch.tensor(support.labels, dtype=torch.int64)
+    labels = class_indices(support)
     source_rows_of = source_rows(learner, classes, names) if sources else [[] for _ in classes]
     shared = all(source_rows_of)
     readable = [name if name and learner.tokens.reads(name) else "" for name in names or [""] * len(classes)]
@@ -141,7 +141,7 @@ def _candidate(
     learner: Learner, support: Examples, names: Sequence[str], rows: Sequence[Sequence[int]], blend: float
 ) -> _Candidate:
     with blended(learner, blend):
-        features = learner.encode(support.texts).float() if support.texts else _no_features(learner)
+        features = encoded(learner, support)
         name_directions = _name_directions(learner, names)
     source_classes = [_source_class(learner, of, BLENDS.index(blend)) for of in rows]
     source_directions = torch.stack([direction for direction, _ in source_classes])
@@ -152,11 +152,7 @@ def _candidate(
         named = name_directions[name_directions.any(dim=1)]
         centre_prior = CentrePrior.between(named, torch.zeros_like(named[0]))
     directions = normalize(name_directions + source_directions, dim=1)
-    return _Candidate(features, torch.tensor(support.labels, dtype=torch.int64), directions, centre_prior)
-
-
-def _no_features(learner: Learner) -> Tensor:
-    return torch.zeros(0, learner.encoder.config.hidden_size)
+    return _Candidate(features, class_indices(support), directions, centre_prior)
 
 
 def _check_evidence(candidate: _Candidate, classes: Sequence[str]) -> None:
@@ -166,7 +162,7 @@ def _check_evidence(candidate: _Candidate, classes: Sequence[str]) -> None:
         if not texts[row] and not candidate.directions[row].any():
             raise InputError(
                 f"nothing is known of class {label!r}: give it a labelled text, or say what it means in words that the "
-                f"encoder reads (--class-names {label}=..., in Python class_names)"
+                "encoder reads, and not by negating another name (--class-names label=name, in Python class_names)"
             )
 
 

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
+from metatext.cli.adapt_command import Adapt
 from metatext.cli.runner import run_command
 from metatext.cli.train import Pretrain, Search, Train
-from metatext.cli.use import Adapt, Evaluate, Export, Predict
+from metatext.cli.use import Evaluate, Export, Predict
 
 Command = (
     Annotated[Pretrain, subcommand("pretrain")]

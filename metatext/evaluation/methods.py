@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,9 @@ from typing import Any
 
 import torch
 
-from metatext.adaptation.adapt import adapted_learner, fine_tuning_epochs
+from metatext.adaptation.adapt import adapted_learner, fine_tuning_epochs, support_of
 from metatext.adaptation.start_selection import choose_start
-from metatext.data.class_names import class_names_for, parse_class_names, readable_names
+from metatext.data.class_names import class_names_for, parse_class_names, readable_names, without_negations
 from metatext.data.domains import Domain
 from metatext.data.episodes import Examples
 from metatext.errors import InputError
@@ -26,7 +27,7 @@ from metatext.evaluation.scoring import Answer, Method, timed, timed_zero_shot
 from metatext.evaluation.setfit import setfit
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.evaluation.support_draws import unlabelled_texts
-from metatext.learners.heads import PrototypeHead
+from metatext.learners.heads import LinearHead, PrototypeHead
 from metatext.learners.learner import Learner
 
 METHODS = {
@@ -57,8 +58,10 @@ class Adaptation:
     Each test text is encoded once per blend for all draws and rows that neither fine-tune nor take inner steps.
     """
 
-    def __init__(self, learner: Learner, class_names: Mapping[str, str] | None = None) -> None:
-        self.learner, self.class_names = learner, class_names
+    def __init__(
+        self, learner: Learner, class_names: Mapping[str, str] | None = None, needs_labels: bool = True
+    ) -> None:
+        self.learner, self.class_names, self.needs_labels = learner, class_names, needs_labels
         self._blends: dict[float, FrozenEncoder] = defaultdict(lambda: FrozenEncoder(learner))
 
     def __call__(
@@ -82,9 +85,11 @@ class Adaptation:
             **how: `blend` and `sources` of `choose_start`.
         """
 
+        needs_labels = self.needs_labels or name is not None or bool(steps) or alone
         name = name or partial(class_names_for, class_names=self.class_names)
 
         def answer(support: Examples, classes: Sequence[str], queries: Sequence[str]) -> Answer:
+            support = support_of(support.texts, [classes[label] for label in support.labels], classes)
             unlabelled = unlabelled_texts(target, classes, {*support.texts, *queries}) if target else []
             start_time = time.perf_counter()
             start = None if alone else choose_start(self.learner, support, classes, name(classes), **how)
@@ -96,17 +101,19 @@ class Adaptation:
                 prediction = baselines.classify(torch.from_numpy(encoder.queries(queries)), classes, layer)
             return Answer(prediction.labels, seconds, prediction.probabilities)
 
-        return Method(answer, needs_labels=True)  # `choose_start` needs a text of each class
+        return Method(answer, needs_labels)
 
 
-def without_meta_training(encoder: Learner, class_names: Mapping[str, str] | None = None) -> Method:
+def without_meta_training(
+    encoder: Learner, class_names: Mapping[str, str] | None = None, needs_labels: bool = True
+) -> Method:
     """The default adaptation of a pretrained encoder.
 
     Its blends of pretrained and meta-trained weights are all the same, so only one of them is tried.
     """
     plain = copy.copy(encoder)  # shares all weights
     plain.pretrained = None
-    return Adaptation(plain, class_names)()
+    return Adaptation(plain, class_names, needs_labels)()
 
 
 def ablations(adaptation: Adaptation) -> dict[str, Method]:
@@ -172,11 +179,13 @@ def make_methods(
         "probe": lambda: timed(baselines.fine_tuning(encoder(), **tuning, probe=True)),
         "source": lambda: timed_zero_shot(source_classifier(joint())),
         "joint": lambda: timed(baselines.fine_tuning(joint(), **tuning)),
-        "no-meta-training": lambda: without_meta_training(encoder(), class_names),
+        "no-meta-training": lambda: without_meta_training(encoder(), class_names, _lacks_names(names(), settings.ways)),
     }
     methods = {METHODS[key]: makers[key]() for key in METHODS if key in settings.methods and key in makers}
     for name, learner in learners.items():
-        adaptation = Adaptation(learner, class_names)
+        readable = usable_names(learner, target.classes, class_names)
+        is_linear = isinstance(learner.head, LinearHead)
+        adaptation = Adaptation(learner, class_names, is_linear or _lacks_names(readable, settings.ways))
         if "maml" in settings.methods:
             methods[name] = adaptation()
         if "unlabelled" in settings.methods and isinstance(learner.head, PrototypeHead):
@@ -184,3 +193,14 @@ def make_methods(
         if "ablations" in settings.methods and isinstance(learner.head, PrototypeHead):
             methods |= {f"{name}, {what}": run for what, run in ablations(adaptation).items()}
     return methods
+
+
+def _lacks_names(names: Mapping[str, str], ways: int | None) -> bool:
+    """Whether some classes of a draw may be unknown without a labelled text.
+
+    Args:
+        names: label -> name, of all classes of the target; empty if the encoder does not read it.
+        ways: classes per draw; None for all.
+    """
+    together = itertools.combinations(names.values(), 2) if ways == 2 else [tuple(names.values())]
+    return any(not all(without_negations(draw)) for draw in together)

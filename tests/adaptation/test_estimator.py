@@ -50,6 +50,7 @@ def test_parameters_are_got_set_and_cloned(learner: Learner) -> None:
         "blend": None,
         "epochs": None,
         "max_length": None,
+        "classes": None,
         "encoder": None,
     }
     assert classifier.set_params(steps=1).steps == 1
@@ -249,3 +250,60 @@ def test_negative_steps_are_refused_and_the_steps_taken_are_recorded(tiny_bert: 
     fitted = FewShotClassifier(Learner.from_pretrained(tiny_bert), steps=1).fit(texts, labels)
     assert fitted.adapted_.metadata["inner_steps"] == 1
     assert fitted.adapted_.metadata["method"] == "no meta-training"
+
+
+# ---------------------------------------------------------------- classes without texts
+NAMES = {"a": "球队比赛", "b": "股票基金", "c": "汽车轿车"}
+
+
+def test_names_alone_are_the_nearest_name_by_cosine(tiny_bert: Path) -> None:
+    """Without a text there is no centre: the largest cosine to the difference of the names' encodings, written out."""
+    learner = Learner.from_pretrained(tiny_bert)
+    classifier = FewShotClassifier(learner, class_names=NAMES).fit([], [])
+    texts = ["冠军教练联赛", "利率投资市场", "油耗车展驾驶", "进球银行"]
+    names = learner.encode(list(NAMES.values()))
+    directions = torch.nn.functional.normalize(names - names.mean(0), dim=1)
+    cosines = torch.nn.functional.normalize(learner.encode(texts), dim=1) @ directions.T
+    assert classifier.classes_.tolist() == ["a", "b", "c"]
+    found = torch.from_numpy(classifier.predict_proba(texts)).log()
+    scaled = cosines * 6  # the median of the scale's prior, up to the width of its grid
+    found, scaled = (logits - logits.mean(1, keepdim=True) for logits in (found, scaled))
+    torch.testing.assert_close(found, scaled, rtol=0.1, atol=0.1)
+    assert classifier.adapted_.metadata["support"] == {"a": 0, "b": 0, "c": 0}
+
+
+def test_some_classes_have_texts_and_others_names_only(tiny_bert: Path) -> None:
+    learner = Learner.from_pretrained(tiny_bert)
+    texts, labels = ["球队比赛进球", "冠军教练联赛", "股票基金银行", "利率投资市场"], ["a", "a", "b", "b"]
+    mixed = FewShotClassifier(learner, class_names=NAMES, classes=["c"]).fit(texts, labels)
+    assert mixed.classes_.tolist() == ["a", "b", "c"]
+    assert mixed.predict(["汽车轿车"]).tolist() == ["c"]
+    assert mixed.adapted_.metadata["support"] == {"a": 2, "b": 2, "c": 0}
+    unlabelled = FewShotClassifier(learner, class_names=NAMES).fit([], [], unlabelled=[*texts, "油耗车展驾驶"])
+    alone = FewShotClassifier(learner, class_names=NAMES).fit([], [])
+    assert not np.allclose(unlabelled.predict_proba(texts), alone.predict_proba(texts), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "there are no texts to adapt to: give labelled texts of at least two classes, or class names"),
+        ({"class_names": {"a": "球队"}}, "a classifier needs at least two classes, but every label is 'a'"),
+        ({"class_names": NAMES | {"c": ""}}, "nothing is known of class 'c'"),
+        ({"class_names": {"a": "球队", "b": "非球队"}}, "nothing is known of class 'a'.* not by negating another name"),
+        ({"class_names": NAMES, "steps": 2}, "steps=2 needs labelled texts"),
+    ],
+)
+def test_classes_without_texts_need_names(tiny_bert: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FewShotClassifier(Learner.from_pretrained(tiny_bert), **options).fit([], [])
+
+
+def test_the_order_of_the_texts_changes_no_answer(tiny_bert: Path) -> None:
+    rows = make_rows(0, 6)
+    texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+    learner = Learner.from_pretrained(tiny_bert)
+    order = np.random.default_rng(0).permutation(len(texts)).tolist()
+    first = FewShotClassifier(learner, epochs=1).fit(texts, labels)
+    second = FewShotClassifier(learner, epochs=1).fit([texts[i] for i in order], [labels[i] for i in order])
+    np.testing.assert_array_equal(first.predict_proba(texts), second.predict_proba(texts))

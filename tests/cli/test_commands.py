@@ -557,3 +557,34 @@ def test_a_mistake_in_a_process_of_its_own(run: Path, folder: Path, tmp_path: Pa
     done = command(*arguments, "--debug", code=1)
     assert "Traceback (most recent call last)" in done.stderr and "FileNotFoundError" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_classifier_is_made_of_names_alone(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more.txt").write_text("球队比赛\n股票基金\n", encoding="utf-8")
+    main(words("adapt", tiny_bert, "--classes", "sport=球队", "股票", "--output", tmp_path / "names"))
+    assert "a classifier of 2 classes, adapted to the names of its classes\n" in capsys.readouterr().out
+    output = ["--unlabelled", tmp_path / "more.txt", "--output", tmp_path / "more"]
+    main(words("adapt", tiny_bert, "--classes", "sport=球队", "股票", *output))
+    assert "adapted to the names of its classes and 2 texts without labels\n" in capsys.readouterr().out
+    config = json.loads((tmp_path / "names" / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"] == {"0": "sport", "1": "股票"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "name the file of your labelled texts, or without any at least two classes"),
+        (["--classes", "sport=球队"], "name the file of your labelled texts, or without any at least two classes"),
+        (["--classes", "sport=", "stock=股票"], "classes must be label=name"),
+        (["--classes", "a=球队", "b=股票", "--no-names"], "--no-names and --classes contradict each other"),
+        (["--classes", "a=球队", "b=股票", "--class-names", "a=比赛"], "--classes and --class-names both name 'a'"),
+    ],
+)
+def test_names_that_make_no_classifier_are_refused(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words("adapt", tiny_bert, *options, "--output", tmp_path / "model"))
+    assert message in capsys.readouterr().err and not (tmp_path / "model").exists()

@@ -1,0 +1,183 @@
+"""The command that makes a classifier of a learner: adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from metatext.data.class_names import class_names_for, label_in_words, parse_class_names, without_negations
+from metatext.data.settings import Table
+from metatext.data.user_files import read_domain, read_unlabelled
+from metatext.errors import InputError
+from metatext.files import check_free
+
+if TYPE_CHECKING:
+    from metatext.adaptation.adapt import Adapted
+    from metatext.learners.learner import Learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapt:
+    """Adapt a meta-trained learner to your labelled texts. The result is a plain transformers classifier.
+
+    Example: metatext adapt general-english my.csv --text text --label label --output my-model
+    """
+
+    learner: Positional[str]
+    """Meta-trained learner: a folder, a Hub id, or one in the package: general-english or general-chinese."""
+    file: Positional[str | None] = None
+    """File of your labelled texts, any number of texts per class. Without it, --classes names the classes."""
+    output: str
+    """Folder to write the adapted classifier to."""
+    table: OmitArgPrefixes[Table] = field(default_factory=Table)
+    steps: int | None = None
+    """Number of inner steps.
+    The default for a prototype head is none: its start is chosen from your texts.
+    The default for a learned (linear) head is the number in meta-training."""
+    names: bool = True
+    """--no-names ignores class names, and what the learner knows of source classes with the same name."""
+    class_names: tuple[str, ...] = ()
+    """What the labels mean, written label=name.
+    A name is a word or a short description in the language of the texts. By default the labels are the names."""
+    classes: tuple[str, ...] = ()
+    """Classes of which you have no text, written label or label=name. They are known by their names alone."""
+    blend: float | None = None
+    """Share of the meta-trained weights in the encoder: 0 (only pretrained), 0.25, 0.5, 0.75 or 1 (only meta-trained).
+    By default it is chosen from your texts."""
+    epochs: int | None = None
+    """Passes of fine-tuning over your texts.
+    By default 4 if there are at least 30 texts (60 if the sources have the same classes), and 0 otherwise.
+    With --steps the default is 0."""
+    unlabelled: tuple[str, ...] = ()
+    """Files of further texts of the same kind, some hundreds. Labels are not read.
+    They are tables with the same text column, or .txt files with one text per line."""
+    max_length: int | None = None
+    """Maximum length of a text in tokens, also in predict. Longer texts are cut.
+    By default that of the encoder, up to 256, or that of meta-training if it is longer."""
+    encoder: str | None = None
+    """Folder with the encoder of a learner that was saved without it. By default the encoder comes from the Hub."""
+    overwrite: bool = False
+    """Replace the output folder if metatext wrote it."""
+
+    def run(self) -> None:
+        """Runs the command; all input is read before anything is written."""
+        from metatext.adaptation.adapt import adapt
+        from metatext.encoders.transformers_loading import default_device
+        from metatext.learners.heads import LinearHead
+        from metatext.learners.learner import Learner
+
+        check_free(self.output, self.overwrite)
+        class_names, further_classes = self._names()
+        texts, labels = self._read(further_classes)
+        unlabelled = read_unlabelled(self.unlabelled, self.table)
+        learner = Learner.from_pretrained(self.learner, encoder=self.encoder).to(default_device())
+        if not self.names:
+            if isinstance(learner.head, LinearHead):
+                raise InputError("--no-names is for learners with a prototype head; this one's head uses no names")
+            class_names = dict.fromkeys(labels, "")
+        adapted = adapt(
+            learner,
+            texts,
+            labels,
+            self.steps,
+            class_names or None,
+            self.blend,
+            self.epochs,
+            unlabelled,
+            self.max_length,
+            further_classes,
+        )
+        adapted.metadata["clean"] = list(self.table.clean)
+        adapted.save_pretrained(self.output, self.overwrite)
+        print(f"{self.output}: a classifier of {len(adapted.classes)} classes, {_learned_from(adapted, texts, labels)}")
+        if start := adapted.metadata.get("start"):
+            reason = self._reason(learner, class_names_for(adapted.classes, class_names))
+            _print_start(start, adapted.metadata["epochs"], learner.meta_trained, reason)
+        if all_texts := [*texts, *unlabelled]:
+            _print_length(adapted.tokens.max_length, adapted.tokens.count_cut(all_texts), len(all_texts))
+
+    def _names(self) -> tuple[dict[str, str], list[str]]:
+        """Returns label -> name, of --class-names and --classes together, and the labels of --classes."""
+        given = [pair if "=" in pair else f"{pair}={label_in_words(pair)}" for pair in self.classes]
+        further = parse_class_names(given, "classes")
+        class_names = parse_class_names(self.class_names)
+        if (class_names or further) and not self.names:
+            option = "--class-names" if class_names else "--classes"
+            raise InputError(f"--no-names and {option} contradict each other: choose one")
+        for label in class_names.keys() & {pair.partition("=")[0] for pair in self.classes if "=" in pair}:
+            raise InputError(f"--classes and --class-names both name {label!r}: name it once")
+        return further | class_names, list(further)
+
+    def _read(self, further_classes: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Returns the texts and labels of the file; none without a file.
+
+        Raises:
+            InputError: fewer than two classes, of the file and `further_classes` together; options that contradict each
+                other; or a malformed file.
+        """
+        if self.table.by:
+            raise InputError("--by parts source files into domains, but a file to adapt to is one: leave it out")
+        if self.file is None:
+            if len(further_classes) < 2:
+                raise InputError(
+                    "name the file of your labelled texts, or without any at least two classes: --classes sports tech"
+                )
+            return [], []
+        domain = read_domain(self.file, self.table)
+        if len({*domain.classes, *further_classes}) < 2:
+            raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
+        return domain.texts, domain.labels
+
+    def _reason(self, learner: Learner, names: Sequence[str]) -> str:
+        """Says why names count for nothing, if they do."""
+        if not self.names:
+            return "--no-names"
+        readable = [name if learner.tokens.reads(name) else "" for name in names]
+        if any(readable) and not any(without_negations(readable)):
+            return "the names differ by a negation only; --class-names label=name ... gives others"
+        if any(readable):
+            return "your texts speak against the names; --class-names label=name ... gives others"
+        if any(names):
+            return "the encoder cannot read the names; --class-names label=name ... gives others"
+        return "the labels do not say what they mean; --class-names label=name ... does"
+
+
+def _learned_from(adapted: Adapted, texts: Sequence[str], labels: Sequence[str]) -> str:
+    """Says what a classifier was adapted to, and how many of the texts it gives their label."""
+    others = adapted.metadata.get("unlabelled")
+    unlabelled = f"{others} texts without labels" if others else ""
+    if not texts:
+        return f"adapted to the names of its classes{' and ' + unlabelled if unlabelled else ''}"
+    predicted = [adapted.classes[i] for i in adapted.probabilities(texts).argmax(1).tolist()]
+    correct = sum(label == true for label, true in zip(predicted, labels, strict=True))
+    more = f" and {unlabelled}" if unlabelled else ""
+    return f"adapted to {len(texts)} texts{more}, of which it gives {correct} your label"
+
+
+def _print_length(max_length: int, cut: int, texts: int) -> None:
+    """Prints the maximum length of a text in tokens, and how many of the texts were longer and so were cut."""
+    print(f"length: {cut or 'none'} of the {texts} texts were cut at {max_length} tokens (--max-length)")
+
+
+def _print_start(start: dict[str, Any], epochs: int, meta_trained: bool, reason: str) -> None:
+    """Prints the start that adaptation chose and the passes of fine-tuning, with the options that change them.
+
+    Args:
+        start: the entry of the classifier's metadata.
+        epochs: passes of fine-tuning.
+        meta_trained: whether the learner was meta-trained, and so has weights to blend.
+        reason: why names count for nothing, if they do.
+    """
+    blend = f"{start['blend']:.0%} of the way from pretrained to meta-trained (--blend)"
+    if not meta_trained:
+        blend = "as pretrained"
+    tuning = f"then fine-tuned in {epochs} passes over your texts" if epochs else "not fine-tuned"
+    print(f"encoder: {blend}, {tuning} (--epochs)")
+    prior = "those of the sources; what was learned of them" if start["shared"] else "what their names say"
+    if start["names_weight"]:
+        print(f"classes: {prior} counts as much as {start['names_weight']:g} more texts of each")
+    else:
+        print(f"classes: known by your texts alone ({reason})")
