@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,10 @@ def resolve_folder(id_or_folder: str, revision: str | None = None) -> Path:
         return folder
     if id_or_folder and Path(id_or_folder).exists():
         raise InputError(f"{id_or_folder!r} is a file; give the folder that holds it or a name on the Hub (user/name)")
+
+    in_box = [path.name for path in BOX.glob("*")]
+    if close := difflib.get_close_matches(id_or_folder, in_box, 1, cutoff=0.85):
+        raise InputError(f"{id_or_folder!r} was not found, but the package has a learner {close[0]!r}")
 
     from huggingface_hub import snapshot_download
 

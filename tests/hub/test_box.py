@@ -117,6 +117,12 @@ def test_a_folder_of_the_user_comes_first(
     assert local_folder("../box/" + name) is None
 
 
+def test_a_slip_in_the_name_is_pointed_out(name: str) -> None:
+    slip = name.replace("-", "_")
+    with pytest.raises(InputError, match=f"'{slip}' was not found, but the package has a learner '{name}'"):
+        Learner.from_pretrained(slip)
+
+
 @pytest.mark.shared
 def test_the_chinese_learner_fits_the_encoder_with_fewer_tokens(name: str) -> None:
     if name == "general-chinese":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import TOPICS, make_domain, make_rows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from train_together import CASES, train
 
 from metatext import Domain, Episode, EpisodeSampler, InputError, Learner, MetaTrainer, TrainConfig
@@ -178,6 +179,32 @@ def test_a_run_that_stops_at_any_step_resumes_to_the_same_bits(
     again = resumed.train()
     assert all(torch.equal(value, weights_of(resumed)[name]) for name, value in weights_of(whole).items())
     assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+
+
+def test_a_run_of_adapters_by_the_first_version_resumes(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That version named adapters as peft does."""
+    options: dict[str, Any] = {"learner": {"scope": "lora"}, "meta_steps": 2, "outer_lr": 1e-2, "save_every": 1}
+    whole = make_trainer(tiny_bert, output=str(tmp_path / "whole"), **options)
+    whole.train()
+
+    def interrupted(self: MetaTrainer) -> dict[str, float]:
+        if self.state.step == 1:
+            raise KeyboardInterrupt
+        return step(self)
+
+    step = MetaTrainer._step
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MetaTrainer, "_step", interrupted)
+        make_trainer(tiny_bert, output=str(tmp_path / "cut"), **options).train()
+    path = tmp_path / "cut" / "checkpoints" / "step-000001" / "weights.safetensors"
+    renamed = {re.sub(r"(lora_[AB])\.weight", r"\1.default.weight", n): value for n, value in load_file(path).items()}
+    assert any(".default." in name for name in renamed)
+    save_file(renamed, path)
+    resumed = make_trainer(tiny_bert, output=str(tmp_path / "cut"), resume=True, **options)
+    resumed.train()
+    assert all(torch.equal(value, weights_of(resumed)[name]) for name, value in weights_of(whole).items())
 
 
 # ---------------------------------------------------------------- episodes that go wrong
