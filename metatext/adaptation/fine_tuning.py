@@ -21,6 +21,7 @@ from metatext.adaptation.prototypes import CentredFeatures
 from metatext.adaptation.start import Start, class_indices, encoded
 from metatext.core.in_place import in_scratch_memory
 from metatext.data.episodes import Examples
+from metatext.encoders.lora import adapter_state
 from metatext.learners.heads import LinearLayer
 from metatext.learners.learner import Learner
 from metatext.training.schedules import learning_rate, shuffled_batches
@@ -48,26 +49,43 @@ def fine_tuned(
         epochs: passes over the support. With 0 the encoder stays at the start.
         unlabelled: further texts, which are added to the prototypes by soft k-means.
     """
-    word_embeddings = learner.encoder.get_input_embeddings().weight
-    trainable: list[Tensor] = [p for p in learner.encoder.parameters() if p.requires_grad and p is not word_embeddings]
+    trainable = _trainable(learner)
     trains = epochs > 0 and bool(trainable) and len(support) > 0
     if not trains and not unlabelled:
         yield start.layer
         return
-    with in_scratch_memory(trainable), _gradients_restored(trainable):
+    with in_scratch_memory(trainable), _requiring_gradients(trainable):
         if trains:
             _fine_tune(learner, support, start, epochs, trainable)
         yield _layer(learner, support, start, unlabelled)
 
 
+def _trainable(learner: Learner) -> list[Tensor]:
+    """The parameters to fine-tune: all of the encoder that are not frozen, but for the word embeddings.
+
+    Adapters are left as they are, and the base weights, which only meta-training freezes, are tuned in their place. The
+    classifier merges both anyway, and few steps would hardly move the adapters.
+    """
+    word_embeddings = learner.encoder.get_input_embeddings().weight
+    adapters = adapter_state(learner.encoder)
+    return [
+        p
+        for name, p in learner.encoder.named_parameters()
+        if p is not word_embeddings and (name not in adapters if adapters else p.requires_grad)
+    ]
+
+
 @contextmanager
-def _gradients_restored(tensors: list[Tensor]) -> Iterator[None]:
-    """Puts the `.grad` of the tensors back when the block ends."""
-    saved = [tensor.grad for tensor in tensors]
+def _requiring_gradients(tensors: list[Tensor]) -> Iterator[None]:
+    """Lets the tensors require gradients within the block, and puts `.requires_grad` and `.grad` back at its end."""
+    saved = [(tensor.requires_grad, tensor.grad) for tensor in tensors]
     try:
+        for tensor in tensors:
+            tensor.requires_grad_()
         yield
     finally:
-        for tensor, gradient in zip(tensors, saved, strict=True):
+        for tensor, (required, gradient) in zip(tensors, saved, strict=True):
+            tensor.requires_grad_(required)
             tensor.grad = gradient
 
 

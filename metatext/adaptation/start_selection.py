@@ -80,7 +80,10 @@ def choose_start(
     source_rows_of = source_rows(learner, classes, names) if sources else [[] for _ in classes]
     shared = all(source_rows_of)
     readable = [name if name and learner.tokens.reads(name) else "" for name in names or [""] * len(classes)]
-    blends = (blend,) if blend is not None else (1.0,) if learner.pretrained is None else BLENDS
+    if blend is not None:
+        blends: tuple[float, ...] = (blend,)
+    else:  # the blends of an encoder that was never meta-trained are all the same
+        blends = BLENDS if learner.pretrained is not None and learner.meta_trained else (1.0,)
     candidates = {
         blend: _candidate(learner, support, without_negations(readable), source_rows_of, blend) for blend in blends
     }
