@@ -17,7 +17,7 @@ from metatext.adaptation.fine_tuning import EPOCHS, MIN_TEXTS, fine_tuned
 from metatext.adaptation.inference import predict
 from metatext.adaptation.start import Start
 from metatext.adaptation.start_selection import choose_start, warn_of_unreadable_names
-from metatext.data.class_names import check_class_names, class_names_for, near_duplicates
+from metatext.data.class_names import check_class_names, class_names_for, names_in_another_script, near_duplicates
 from metatext.data.columns import checked_texts
 from metatext.data.episodes import Examples
 from metatext.encoders.sequence_classifier import to_classifier
@@ -91,8 +91,7 @@ def adapt(
             label is its own name, unless it is a number or the like. An empty name means no name. A class also starts
             from the source class of the same name or label, ignoring case.
         blend: share of the meta-trained weights in the encoder, one of `metatext.learners.weight_blending.BLENDS`.
-            Default: chosen from the support. If no class has two texts, it is 1 if the sources have all classes and
-            0.5 otherwise.
+            Default: chosen from the support.
         epochs: passes of fine-tuning over the texts. Default: 4 with 30 or more texts (60 if the sources have all
             classes), otherwise 0; also 0 if `steps` is given.
         unlabelled: further texts of the target, best some hundreds. They help to locate the centre of the target's
@@ -129,12 +128,16 @@ def _adapt(
     further_classes: Sequence[str],
 ) -> Adapted:
     """Adapts as `adapt` does, at the maximum length that the learner reads at now."""
+    texts = checked_texts(texts)
+    if len(texts) != len(labels):
+        raise InputError(f"{len(texts)} texts but {len(labels)} labels: each text needs one label")
     if not texts and not further_classes:
         further_classes = list(class_names or {})
     classes = sorted({*labels, *further_classes})
     _check_request(learner, classes, steps, epochs)
-    if steps and not texts:
-        raise InputError(f"steps={steps} needs labelled texts: without any, classes are known by their names alone")
+    for option, number in (("steps", steps), ("epochs", epochs)):
+        if number and not texts:
+            raise InputError(f"{option}={number} needs labelled texts: without any, classes are known by names alone")
     check_class_names(class_names or {}, classes)
     _check_start(learner, blend, class_names, epochs, unlabelled, further_classes)
     labelled = set(texts)
@@ -143,7 +146,7 @@ def _adapt(
     names = class_names_for(classes, class_names)
     support = support_of(texts, labels, classes)
     start = choose_start(learner, support, classes, names, blend)
-    _warn_of_names(learner, classes, names, class_names or {}, start)
+    _warn_of_names(learner, [*texts, *unlabelled], classes, names, class_names or {}, start)
     epochs = fine_tuning_epochs(support, start, steps, epochs)
     with adapted_learner(learner, support, classes, start, steps, epochs, unlabelled) as layer:
         model = to_classifier(learner.encoder, learner.settings.pooling, _break_ties(layer), classes)
@@ -159,11 +162,12 @@ def _adapt(
 
 
 def support_of(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> Examples:
-    """Returns the labelled texts in an order that depends on nothing but themselves.
+    """Returns the labelled texts, each once, in an order that depends on nothing but themselves.
 
-    The folds of the start and the batches of fine-tuning follow this order.
+    The folds of the start and the batches of fine-tuning follow this order. A text that stands twice would be in two
+    folds, and would then be scored by a prototype that contains it.
     """
-    pairs = sorted((classes.index(label), text) for text, label in zip(texts, labels, strict=True))
+    pairs = sorted({(classes.index(label), text) for text, label in zip(texts, labels, strict=True)})
     return Examples([text for _, text in pairs], [row for row, _ in pairs])
 
 
@@ -260,10 +264,21 @@ def _warn_of_texts(texts: Sequence[str], labels: Sequence[str], classes: Sequenc
 
 
 def _warn_of_names(
-    learner: Learner, classes: Sequence[str], names: Sequence[str], given: Mapping[str, str], start: Start | None
+    learner: Learner,
+    texts: Sequence[str],
+    classes: Sequence[str],
+    names: Sequence[str],
+    given: Mapping[str, str],
+    start: Start | None,
 ) -> None:
-    """Warns of labels whose names the encoder cannot read, and of labels without a name if others have one."""
+    """Warns of labels whose names are of little use, and of labels without a name if others have one."""
     warn_of_unreadable_names(learner, classes, names)
+    if not (start and start.shared) and (foreign := names_in_another_script(names, texts)):
+        logger.warning(
+            "the texts are in another script than the names of these labels: %s; names in the language of the texts "
+            "are often worth several labelled texts each (--class-names label=name, in Python class_names)",
+            quote_list([label for label, name in zip(classes, names, strict=True) if name in foreign]),
+        )
     nameless = [label for label, name in zip(classes, names, strict=True) if not name and label not in given]
     if nameless and start and start.prior_weight and not start.shared:
         logger.warning("these labels do not say what they are and have no name, as others do: %s", quote_list(nameless))

@@ -97,7 +97,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             raise InputError(f"labels must be one for each text, got an array of shape {targets.shape}")
         if len(targets):
             check_classification_targets(targets)
-        further = list(self.classes or (() if len(targets) else self.class_names or ()))
+        further = list(() if len(targets) else self.class_names or ()) if self.classes is None else list(self.classes)
+        if len({isinstance(label, str) for label in [*targets.tolist(), *further]}) > 1:
+            raise InputError(f"classes must be of the type of the labels, got {further[0]!r} and {targets[0]!r}")
         self.classes_ = np.unique([*targets.tolist(), *further])
         names = [str(c) for c in self.classes_]
         learner = self._load()

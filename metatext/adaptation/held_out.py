@@ -57,8 +57,9 @@ def held_out_cosines(
 ) -> tuple[Tensor, Tensor]:
     """Cosines of each text to prototypes of the other folds. They are differentiable in the features.
 
-    If no class has two texts, the prototypes are the priors alone and the centre is that of all texts. It favours no
-    label then, because each class has as many texts.
+    If no class has two texts, the prototypes are the priors alone and the centre is that of all texts. Each class with
+    texts has as many in it. If the classes have unequal numbers of texts, random labels score above chance: the texts
+    of a large class lie nearer to its own prototype.
 
     Args:
         features: float (n, hidden).

@@ -53,8 +53,8 @@ class CentredFeatures:
         labels: int64 (n,).
         ways: number of classes.
         centre_prior: prior of the centre.
-        unlabelled: features of further texts, (m, hidden). They pull the centre towards their mean; with m >= n their
-            mean is the centre.
+        unlabelled: features of further texts, (m, hidden). They pull the centre towards their mean; with m >= n > 0
+            their mean is the centre. Without labelled texts, `_CENTRE_PSEUDO_TEXTS` pseudo-texts hold it back.
 
     Example:
         >>> features = torch.tensor([[4.0, 1.0], [4.0, 3.0], [0.0, 1.0], [0.0, 3.0]])
@@ -85,12 +85,16 @@ class CentredFeatures:
             texts = len(means) ** 2 / float((1 / counts[present]).sum()) if len(means) else 0.0
             self.centre = centre_prior.shrink(self.centre, texts)
         if unlabelled is not None:
-            self.centre = self.centre.lerp(unlabelled.mean(0), min(1.0, len(unlabelled) / max(1, len(features))))
-        located = features.detach() if len(features) else unlabelled
-        if located is None:
-            located = features.new_ones(1, features.shape[1])  # the features of a learner have this norm
-        self._min_distance = 1e-4 * float(located.norm(dim=1).mean())  # smaller distances are rounding errors
-        self.radius = max(float((located - self.centre).detach().norm(dim=1).mean()), self._min_distance)
+            others = len(unlabelled)
+            share = min(1.0, others / len(features)) if len(features) else others / (others + _CENTRE_PSEUDO_TEXTS)
+            self.centre = self.centre.lerp(unlabelled.mean(0), share)
+        norm = features.shape[1] ** 0.5  # that of the features of a learner
+        self._min_distance = 1e-4 * norm  # smaller distances are rounding errors
+        located = features.detach() if len(features) or unlabelled is None else unlabelled
+        pseudo_texts = 0.0 if len(features) else _CENTRE_PSEUDO_TEXTS  # few unlabelled texts say little of distances
+        distances = (located - self.centre).detach().norm(dim=1)
+        radius = float((distances.sum() + pseudo_texts * norm) / (len(distances) + pseudo_texts))
+        self.radius = max(radius, self._min_distance)
         self.directions = self.directions_of(features)  # (n, hidden)
 
     def directions_of(self, features: Tensor) -> Tensor:

@@ -99,9 +99,10 @@ def choose_start(
     blend, weight = posterior_means(scores)
     candidate = candidates[blend]
     class_priors, fit = candidate.priors(weight), candidate.fit(weight)
-    space = CentredFeatures(candidate.features, labels, len(classes), candidate.centre_prior)
+    centre_prior = candidate.centre_prior(weight)
+    space = CentredFeatures(candidate.features, labels, len(classes), centre_prior)
     layer = space.layer(class_priors, fit.calibrated_scale)
-    return Start(blend, weight, class_priors, shared, candidate.centre_prior, fit.scale, fit.calibrated_scale, layer)
+    return Start(blend, weight, class_priors, shared, centre_prior, fit.scale, fit.calibrated_scale, layer)
 
 
 def posterior_means(scores: Mapping[tuple[float, float], float]) -> tuple[float, float]:
@@ -129,7 +130,8 @@ class _Candidate(NamedTuple):
     features: Tensor  # (n, hidden)
     labels: Tensor  # int64 (n,)
     directions: Tensor  # prior directions, unit length or zero, (classes, hidden)
-    centre_prior: CentrePrior | None
+    shared: bool  # whether the sources have all classes
+    prior_of_centre: CentrePrior | None
 
     def priors(self, weight: float) -> Tensor:
         """The class priors, (classes, hidden). A class without texts has nothing else, so its prior always counts."""
@@ -137,7 +139,11 @@ class _Candidate(NamedTuple):
         return self.directions * torch.where(empty, max(weight, 1.0), weight)
 
     def fit(self, weight: float) -> HeldOutFit:
-        return held_out_fit(self.features, self.labels, self.priors(weight), self.centre_prior)
+        return held_out_fit(self.features, self.labels, self.priors(weight), self.centre_prior(weight))
+
+    def centre_prior(self, weight: float) -> CentrePrior | None:
+        """The prior of the centre. Names that count for nothing do not move the centre either."""
+        return self.prior_of_centre if self.shared or self.priors(weight).any() else None
 
 
 def _candidate(
@@ -151,11 +157,11 @@ def _candidate(
     centre_prior = None
     if all(rows):
         centre_prior = _source_centre(source_classes)
-    elif name_directions.any():  # cosines to names need no centre
+    elif name_directions.any():  # at the origin, texts and names are compared by their plain cosine
         named = name_directions[name_directions.any(dim=1)]
         centre_prior = CentrePrior.between(named, torch.zeros_like(named[0]))
     directions = normalize(name_directions + source_directions, dim=1)
-    return _Candidate(features, class_indices(support), directions, centre_prior)
+    return _Candidate(features, class_indices(support), directions, all(rows), centre_prior)
 
 
 def _check_evidence(candidate: _Candidate, classes: Sequence[str]) -> None:

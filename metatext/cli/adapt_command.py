@@ -93,7 +93,7 @@ class Adapt:
         adapted.metadata["clean"] = list(self.table.clean)
         adapted.save_pretrained(self.output, self.overwrite)
         print(f"{self.output}: a classifier of {len(adapted.classes)} classes, {_learned_from(adapted, texts, labels)}")
-        if start := adapted.metadata.get("start"):
+        if texts and (start := adapted.metadata.get("start")):
             reason = self._reason(learner, class_names_for(adapted.classes, class_names))
             _print_start(start, adapted.metadata["epochs"], learner.meta_trained, reason)
         if all_texts := [*texts, *unlabelled]:

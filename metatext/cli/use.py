@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from metatext.data.domains import Domain
 from metatext.data.settings import Table
 from metatext.data.user_files import read_domain, read_domains
 from metatext.errors import InputError
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.files import check_free_file
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,6 @@ class Evaluate:
     def run(self) -> None:
         """Runs the command; all input is read before anything is written."""
         from metatext.evaluation.evaluate import evaluate, evaluation_files
-        from metatext.training.source_list import read_listed_sources
 
         files = evaluation_files(Path(self.output), self.settings.plot)
         for file in files:
@@ -105,10 +108,28 @@ class Evaluate:
         test = read_domain(self.settings.test, self.table) if self.settings.test else None
         sources = read_domains(self.source, self.table)
         if not sources and {"source", "joint"} & set(self.settings.methods):
-            sources = read_listed_sources(self.runs[0])
+            sources = self._listed_sources()
         runs, output, progress = list(self.runs), Path(self.output), self.progress
         result = evaluate(runs, target, sources, self.settings, test, output, progress=progress, encoder=self.encoder)
         print(result["table"], *result["differences"], f"written: {', '.join(map(str, files))}", sep="\n")
+
+    def _listed_sources(self) -> list[Domain]:
+        """Returns the source domains of the first learner; none, with a warning, if the learner does not say which.
+
+        Raises:
+            InputError: --methods asks for a row that needs the sources, which are unknown.
+        """
+        from metatext.training.source_list import read_listed_sources
+
+        try:
+            return read_listed_sources(self.runs[0])
+        except InputError:
+            if self.settings.methods != EvaluateSettings().methods:
+                raise
+        logger.warning(
+            "no row for the classifiers of the sources: %s does not say which files they are (--source)", self.runs[0]
+        )
+        return []
 
 
 @dataclass(frozen=True)

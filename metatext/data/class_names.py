@@ -6,6 +6,7 @@ A label without meaning, such as a number, has the empty string as its name.
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -118,8 +119,27 @@ def _rest(longer: Sequence[str], shorter: Sequence[str]) -> str | None:
     whole, part = " ".join(longer), " ".join(shorter)
     if not whole.isascii() and part in whole:  # Chinese has no spaces between words
         return whole.replace(part, "", 1).strip()
-    prefix = whole.removesuffix(part)
-    return prefix if prefix in _ENGLISH_NEGATIONS else None
+    prefix, found, end = whole.rpartition(part)
+    return prefix if found and not end and prefix in _ENGLISH_NEGATIONS else None
+
+
+def names_in_another_script(names: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Returns the names of which no letter is in the script that most letters of the texts are in.
+
+    Example:
+        >>> names_in_another_script(["sports", "科技"], ["中国队赢了 3:0 NBA"])
+        ['sports']
+    """
+    scripts = Counter(_script(c) for text in texts for c in text if c.isalpha())
+    if not scripts:
+        return []
+    (main, _), *_ = scripts.most_common(1)
+    return [name for name in names if name and main not in {_script(c) for c in name if c.isalpha()}]
+
+
+def _script(letter: str) -> str:
+    """Returns the first word of a letter's name in Unicode, such as LATIN, CJK or CYRILLIC."""
+    return unicodedata.name(letter, "").partition(" ")[0]
 
 
 def names_of_domains(domains: Sequence[Domain], reads: Callable[[str], bool]) -> dict[str, str]:

@@ -167,8 +167,10 @@ def _without_impossible_methods(
 ) -> EvaluateSettings:
     """Removes the source classifier and the baselines that read names if they cannot work here, with a warning."""
     impossible = set[str]()
+    if not sources:
+        impossible.update({"source", "joint"})
     unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
-    if unknown and "source" in settings.methods:
+    if sources and unknown and "source" in settings.methods:
         logger.warning("no row for the source classifier: the sources have no class %s", quote_list(unknown))
         impossible.add("source")
     if asked := [METHODS[key] for key in NAME_METHODS if key in settings.methods]:

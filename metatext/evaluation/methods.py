@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from metatext.adaptation.adapt import adapted_learner, fine_tuning_epochs, support_of
-from metatext.adaptation.start_selection import choose_start
+from metatext.adaptation.start_selection import choose_start, source_rows
 from metatext.data.class_names import class_names_for, parse_class_names, readable_names, without_negations
 from metatext.data.domains import Domain
 from metatext.data.episodes import Examples
@@ -183,9 +183,9 @@ def make_methods(
     }
     methods = {METHODS[key]: makers[key]() for key in METHODS if key in settings.methods and key in makers}
     for name, learner in learners.items():
-        readable = usable_names(learner, target.classes, class_names)
-        is_linear = isinstance(learner.head, LinearHead)
-        adaptation = Adaptation(learner, class_names, is_linear or _lacks_names(readable, settings.ways))
+        adaptation = Adaptation(
+            learner, class_names, _needs_labels(learner, target.classes, class_names, settings.ways)
+        )
         if "maml" in settings.methods:
             methods[name] = adaptation()
         if "unlabelled" in settings.methods and isinstance(learner.head, PrototypeHead):
@@ -193,6 +193,14 @@ def make_methods(
         if "ablations" in settings.methods and isinstance(learner.head, PrototypeHead):
             methods |= {f"{name}, {what}": run for what, run in ablations(adaptation).items()}
     return methods
+
+
+def _needs_labels(learner: Learner, classes: Sequence[str], class_names: Mapping[str, str], ways: int | None) -> bool:
+    """Whether a learner cannot adapt to a draw without labelled texts: it knows neither name nor source of a class."""
+    readable = usable_names(learner, classes, class_names)
+    of_sources = source_rows(learner, classes, class_names_for(classes, class_names))
+    known = {label: readable[label] or (label if rows else "") for label, rows in zip(classes, of_sources, strict=True)}
+    return isinstance(learner.head, LinearHead) or _lacks_names(known, ways)
 
 
 def _lacks_names(names: Mapping[str, str], ways: int | None) -> bool:

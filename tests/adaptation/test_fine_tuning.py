@@ -12,6 +12,7 @@ from conftest import central_difference, make_rows
 from transformers import AutoModel, AutoTokenizer
 
 from metatext import FewShotClassifier, Learner
+from metatext.adaptation import adapt as adapt_module
 from metatext.adaptation.adapt import adapt, fine_tuning_epochs
 from metatext.adaptation.fine_tuning import EPOCHS, fine_tuned
 from metatext.adaptation.held_out import held_out_cosines
@@ -27,7 +28,7 @@ from metatext.training.schedules import shuffled_batches
 def support_of(per_class: int, seed: int = 0) -> tuple[Examples, list[str]]:
     rows = make_rows(seed, per_class)
     classes = sorted({row["label"] for row in rows})
-    return Examples([row["text"] for row in rows], [classes.index(row["label"]) for row in rows]), classes
+    return adapt_module.support_of([row["text"] for row in rows], [row["label"] for row in rows], classes), classes
 
 
 def start_of(learner: Learner, support: Examples, classes: list[str]) -> Start:
@@ -215,14 +216,17 @@ def test_gradients_of_ones_own_are_back_also_after_an_interruption(
     assert all(p.grad is own[name] for name, p in learner.encoder.named_parameters())
 
 
-def test_adapters_are_tuned_alone(tiny_bert: Path) -> None:
+def test_the_weights_under_the_adapters_are_tuned(tiny_bert: Path) -> None:
     learner = Learner.from_pretrained(tiny_bert, scope="lora", inner_steps=1)
     support, classes = support_of(3)
     start = start_of(learner, support, classes)
     before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    trainable = {name for name, p in learner.named_parameters() if p.requires_grad}
     with fine_tuned(learner, support, start, 2):
         moved = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
-    assert moved and all("lora" in name for name in moved)
+    assert any("query.base_layer.weight" in name for name in moved) and not any("lora" in name for name in moved)
+    assert all(torch.equal(p, before[name]) for name, p in learner.named_parameters())
+    assert trainable == {name for name, p in learner.named_parameters() if p.requires_grad}
 
 
 def test_batches_are_shuffled_epochs() -> None:

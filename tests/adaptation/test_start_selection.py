@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from metatext import Domain, FewShotClassifier, Learner
-from metatext.adaptation.adapt import adapt
+from metatext.adaptation.adapt import adapt, support_of
 from metatext.adaptation.fine_tuning import fine_tuned
 from metatext.adaptation.held_out import HeldOutFit
 from metatext.adaptation.prototypes import CentredFeatures, CentrePrior
@@ -157,7 +157,7 @@ def test_with_one_text_a_class_the_blend_is_halfway(learner: Learner) -> None:
 def test_names_and_source_classes_count_like_texts(learner: Learner) -> None:
     one = Examples(TEXTS[:3], [0, 1, 2])
     named = choose_start(learner, one, CLASSES, [TEXTS[3], TEXTS[4], TEXTS[5]])
-    assert named and named.prior_weight > 0
+    assert named and named.prior_weight > 1.7  # what the prior odds alone give
     learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS, KNOWN * 2, name="source")])
     known = choose_start(learner, one, KNOWN, None)
     assert known and known.prior_weight > 0
@@ -190,6 +190,9 @@ def test_names_that_the_texts_contradict_lose_their_weight(learner: Learner, cop
         (["card arrival", "card payment"], [True, True]),
         (["positive", "negative"], [True, True]),
         (["male", "female"], [True, True]),
+        (["none", "favor", "against"], [True, True, True]),
+        (["yes", "no"], [True, True]),
+        (["anti", "pro"], [True, True]),
     ],
 )
 def test_names_of_which_one_is_the_negation_or_a_part_of_the_other_say_nothing(
@@ -444,7 +447,8 @@ def test_labels_without_a_name_beside_others_with_one_are_named(
 
 def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> None:
     fitted = FewShotClassifier(learner).fit(TEXTS, CLASSES * 2)
-    start = choose_start(learner, SUPPORT, CLASSES, readable_names(CLASSES))
+    support = support_of(TEXTS, CLASSES * 2, CLASSES)
+    start = choose_start(learner, support, CLASSES, readable_names(CLASSES))
     assert start
     with blended(learner, start.blend):
         expected = start.layer.logits(learner.encode(TEXTS)).softmax(1)
@@ -616,11 +620,12 @@ def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
     more = adapt(learner, TEXTS, CLASSES * 2, unlabelled=[*others, *others, *TEXTS])
     assert (plain.metadata["unlabelled"], more.metadata["unlabelled"]) == (0, 6)  # each once, and no labelled one
     assert not torch.allclose(plain.probabilities(TEXTS), more.probabilities(TEXTS), atol=1e-3)
-    start = choose_start(learner, SUPPORT, CLASSES, readable_names(CLASSES))
+    support = support_of(TEXTS, CLASSES * 2, CLASSES)
+    start = choose_start(learner, support, CLASSES, readable_names(CLASSES))
     assert start
     with blended(learner, start.blend):
         features, far = learner.encode(TEXTS), learner.encode(others)
-        space = CentredFeatures(features, torch.tensor(SUPPORT.labels), 3, unlabelled=far)
+        space = CentredFeatures(learner.encode(support.texts), torch.tensor(support.labels), 3, unlabelled=far)
         layer = space.layer(
             start.class_priors + space.soft_k_means(start.class_priors, far, start.scale), start.calibrated_scale
         )
@@ -630,3 +635,33 @@ def test_adapt_takes_unlabelled_texts(learner: Learner) -> None:
             InputError, match=r"of unlabelled must be a non-empty string|unlabelled must be a list of strings"
         ):
             adapt(learner, TEXTS, CLASSES * 2, unlabelled=wrong)
+
+
+def test_a_support_and_its_double_choose_the_same_start(learner: Learner) -> None:
+    once, twice = (adapt(learner, TEXTS * n, KNOWN * 2 * n) for n in (1, 2))
+    torch.testing.assert_close(once.probabilities(TEXTS), twice.probabilities(TEXTS))
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_few_unlabelled_texts_do_not_overrule_names(learner: Learner, others: int) -> None:
+    names = {"a": "球队", "b": "股票"}
+    more = adapt(learner, [], [], class_names=names, unlabelled=[TEXTS[2] + "。" * i for i in range(others)])
+    assert more.probabilities(TEXTS).max() < 0.999
+
+
+def test_texts_and_labels_go_together(learner: Learner) -> None:
+    with pytest.raises(InputError, match="1 texts but 2 labels: each text needs one label"):
+        adapt(learner, ["a"], ["x", "y"])
+    with pytest.raises(InputError, match="epochs=2 needs labelled texts"):
+        adapt(learner, [], [], epochs=2, class_names={"a": "球队", "b": "股票"})
+
+
+def test_names_in_another_script_than_the_texts_are_pointed_out(
+    learner: Learner, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapt(learner, TEXTS, ["a b", "c d", "球队"] * 2, class_names={"a b": "aa", "c d": "bb"})
+    shown = "in another script than the names of these labels: 'a b', 'c d'; names in the language"
+    assert shown in caplog.text
+    caplog.clear()
+    adapt(learner, TEXTS, KNOWN * 2, class_names=dict(zip(KNOWN, ["球队", "股票", "汽车"], strict=True)))
+    assert "another script" not in caplog.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import TOPICS, make_domain
 
-from metatext import InputError, Learner
+from metatext import FewShotClassifier, InputError, Learner
 from metatext.evaluation.evaluate import evaluate
 from metatext.evaluation.methods import METHODS
 from metatext.evaluation.settings import EvaluateSettings
@@ -53,7 +53,7 @@ def test_at_0_shots_there_are_the_rows_that_need_no_label(run: str, tmp_path: Pa
     output = tmp_path / "table.json"
     result = evaluate([run], make_domain(2), [make_domain(0)], settings, None, output)
     rows = {(row["method"], row["shots"]) for row in result["rows"]}
-    assert {(METHODS["names"], 0), (METHODS["source"], 0)} <= rows
+    assert {(METHODS["names"], 0), (METHODS["source"], 0), ("first-order MAML", 0)} <= rows
     assert not {(METHODS[key], 0) for key in ("majority", "frozen", "joint")} & rows
     assert {method for method, shots in rows if shots == 1} == {"first-order MAML", *map(METHODS.get, methods[:-1])}
     head, _, *lines = result["table"].splitlines()
@@ -72,3 +72,30 @@ def test_at_0_shots_there_are_the_rows_that_need_no_label(run: str, tmp_path: Pa
 def test_0_shots_alone_need_a_row_that_needs_no_label(run: str) -> None:
     with pytest.raises(InputError, match="no method is left to evaluate without labels: name others with --methods"):
         evaluate([run], make_domain(2), [], EvaluateSettings(shots=(0,), draws=2, methods=("majority", "tfidf")))
+
+
+@pytest.mark.parametrize(
+    ("names", "ways", "zero_shots"),
+    [
+        (GIVEN, None, True),
+        ((*GIVEN[:-1], GIVEN[-1].partition("=")[0] + "="), None, False),  # a class without a name
+        ((*GIVEN[:-1], GIVEN[-1].partition("=")[0] + "=非" + GIVEN[0].partition("=")[2]), None, False),  # a negation
+        ((*GIVEN[:-1], GIVEN[-1].partition("=")[0] + "=" + GIVEN[0].partition("=")[2] + "场"), 2, False),  # a part
+        ((*GIVEN[:-1], GIVEN[-1].partition("=")[0] + "=" + GIVEN[0].partition("=")[2] + "场"), 3, True),
+    ],
+)
+def test_a_learner_is_judged_at_0_shots_if_it_knows_every_class(
+    run: str, names: tuple[str, ...], ways: int | None, zero_shots: bool
+) -> None:
+    settings = EvaluateSettings(shots=(0, 1), draws=2, methods=("maml",), class_names=names, test_size=30, ways=ways)
+    result = evaluate([run], make_domain(2), [], settings)
+    assert ({row["shots"] for row in result["rows"]} == {0, 1}) is zero_shots
+    if names == GIVEN:
+        domain, classes = make_domain(2), sorted(TOPICS)
+        given = dict(pair.split("=") for pair in names)
+        (draw, *_) = make_draws(domain, [0], 2, test_size=30)
+        classifier = FewShotClassifier(run, class_names=given).fit([], [])
+        right = classifier.predict([text for text, _ in draw.test]) == [label for _, label in draw.test]
+        assert classifier.classes_.tolist() == classes
+        (record,) = [r for r in result["records"] if (r["shots"], r["draw"]) == (0, 0)]
+        assert record["accuracy"] == pytest.approx(right.mean())
