@@ -13,6 +13,7 @@ from test_meta_gradient import group_of, slope_error, spread
 from torch import Tensor
 
 from metatext import Episode, Learner, TrainConfig
+from metatext.adaptation.adapt import support_of
 from metatext.adaptation.start_selection import choose_start
 from metatext.core.imaml import implicit_gradient
 from metatext.core.inner_loop import inner_loop
@@ -328,8 +329,8 @@ def test_adapters_are_saved_and_merged_into_the_exported_classifier(make: MakeLe
     scores = pipeline("text-classification", str(tmp_path / "model"), top_k=None)(texts)
     for row, expected in zip(scores, classifier.predict_proba(texts), strict=True):
         assert [r["score"] for r in sorted(row, key=lambda r: r["label"])] == pytest.approx(list(expected), abs=1e-5)
-    support, classes = Examples(texts, [0, 1, 2] * 2), ["a", "b", "c"]
-    start = choose_start(again, support, classes, readable_names(classes))
+    classes = ["a", "b", "c"]
+    start = choose_start(again, support_of(texts, labels, classes), classes, readable_names(classes))
     assert start
     with blended(again, start.blend):
         layer = start.layer
