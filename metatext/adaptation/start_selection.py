@@ -87,7 +87,7 @@ def choose_start(
     candidates = {
         blend: _candidate(learner, support, without_negations(readable), source_rows_of, blend) for blend in blends
     }
-    _check_evidence(candidates[blends[0]], classes)
+    _check_evidence(candidates[blends[0]], classes, names or [""] * len(classes), readable)
     several = bool((torch.bincount(labels) > 1).any())
     log_priors = _log_priors(_WEIGHTS if several else (_SINGLE_TEXT_WEIGHT,), shared)
     scores = {
@@ -164,14 +164,22 @@ def _candidate(
     return _Candidate(features, class_indices(support), directions, all(rows), centre_prior)
 
 
-def _check_evidence(candidate: _Candidate, classes: Sequence[str]) -> None:
+def _check_evidence(
+    candidate: _Candidate, classes: Sequence[str], names: Sequence[str], readable: Sequence[str]
+) -> None:
     """Refuses a class that has neither a text nor a prior."""
     texts = torch.bincount(candidate.labels, minlength=len(classes))
     for row, label in enumerate(classes):
         if not texts[row] and not candidate.directions[row].any():
+            if readable[row]:
+                why = "its name and another's differ by a negation only"
+            elif names[row]:
+                why = f"the encoder has no words for its name {names[row]!r}"
+            else:
+                why = "its label does not say what it means"
             raise InputError(
-                f"nothing is known of class {label!r}: give it a labelled text, or say what it means in words that the "
-                "encoder reads, and not by negating another name (--class-names label=name, in Python class_names)"
+                f"nothing is known of class {label!r}, of which there is no text: {why}; give it a labelled text, or a "
+                f"name in the language of the texts, {label}=name (--classes or --class-names, in Python class_names)"
             )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from metatext.data.class_names import class_names_for, label_in_words, parse_class_names, without_negations
+from metatext.data.class_names import class_names_for, parse_class_names, without_negations
 from metatext.data.settings import Table
 from metatext.data.user_files import read_domain, read_unlabelled
 from metatext.errors import InputError
@@ -17,6 +20,8 @@ from metatext.files import check_free
 if TYPE_CHECKING:
     from metatext.adaptation.adapt import Adapted
     from metatext.learners.learner import Learner
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,33 +105,52 @@ class Adapt:
             _print_length(adapted.tokens.max_length, adapted.tokens.count_cut(all_texts), len(all_texts))
 
     def _names(self) -> tuple[dict[str, str], list[str]]:
-        """Returns label -> name, of --class-names and --classes together, and the labels of --classes."""
-        given = [pair if "=" in pair else f"{pair}={label_in_words(pair)}" for pair in self.classes]
-        further = parse_class_names(given, "classes")
+        """Returns label -> name, of --class-names and --classes together, and the labels of --classes.
+
+        Raises:
+            InputError: options contradict each other, or --classes has the name of a file or a label twice.
+        """
+        further = [pair.partition("=")[0] for pair in self.classes]
+        for word in further:
+            if Path(word).is_file():
+                raise InputError(f"--classes takes all words after it, also {word!r}: name the file before --classes")
+            if further.count(word) > 1:
+                raise InputError(f"--classes has {word!r} twice: name each class once")
+        of_classes = parse_class_names([pair for pair in self.classes if "=" in pair], "classes")
         class_names = parse_class_names(self.class_names)
         if (class_names or further) and not self.names:
             option = "--class-names" if class_names else "--classes"
             raise InputError(f"--no-names and {option} contradict each other: choose one")
-        for label in class_names.keys() & {pair.partition("=")[0] for pair in self.classes if "=" in pair}:
+        for label in class_names.keys() & of_classes.keys():
             raise InputError(f"--classes and --class-names both name {label!r}: name it once")
-        return further | class_names, list(further)
+        return of_classes | class_names, further
 
     def _read(self, further_classes: Sequence[str]) -> tuple[list[str], list[str]]:
         """Returns the texts and labels of the file; none without a file.
 
         Raises:
             InputError: fewer than two classes, of the file and `further_classes` together; options that contradict each
-                other; or a malformed file.
+                other or the file; or a malformed file.
         """
         if self.table.by:
             raise InputError("--by parts source files into domains, but a file to adapt to is one: leave it out")
         if self.file is None:
+            if self.table.label != Table().label:
+                raise InputError(
+                    f"--label {self.table.label} is a column of your labelled texts, but their file is not named: name "
+                    "it right after the learner"
+                )
             if len(further_classes) < 2:
                 raise InputError(
                     "name the file of your labelled texts, or without any at least two classes: --classes sports tech"
                 )
             return [], []
         domain = read_domain(self.file, self.table)
+        for label in further_classes:
+            if label in domain.classes:
+                raise InputError(f"{self.file} has texts of {label!r}: --classes is for classes without texts")
+            if close := get_close_matches(label, domain.classes, 1, 0.8):
+                logger.warning("--classes adds a class %r, and the file has texts of %r", label, close[0])
         if len({*domain.classes, *further_classes}) < 2:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
         return domain.texts, domain.labels
@@ -138,6 +162,8 @@ class Adapt:
         readable = [name if learner.tokens.reads(name) else "" for name in names]
         if any(readable) and not any(without_negations(readable)):
             return "the names differ by a negation only; --class-names label=name ... gives others"
+        if sum(map(bool, readable)) == 1:
+            return "one name alone says nothing; --class-names label=name ... gives others"
         if any(readable):
             return "your texts speak against the names; --class-names label=name ... gives others"
         if any(names):

@@ -131,12 +131,13 @@ def differences(
                 verdict = "beats" if entry["difference"] > 0 else "is behind"
                 if entry["p_value"] >= 0.05:
                     verdict = "does not differ significantly from"
+                p = f", p = {entry['p_value']:.3f}" if entry["p_value"] >= 0.001 else ", p < 0.001"
                 if 2 / 2 ** entry["draws"] >= 0.05:  # too few draws for a permutation test, and for an interval
                     verdict = f"cannot be tested with {entry['draws']} draws (6 are needed, --draws) against"
-                p = f"p = {entry['p_value']:.3f}" if entry["p_value"] >= 0.001 else "p < 0.001"
+                    p = ""
                 points = f"{100 * entry['difference']:+.1f} ± {100 * entry['ci95']:.1f} points"
                 sentences.append(
-                    f"{shots_heading(shots)}: {entry['method']} {verdict} {entry['other']}{best}, {points}, {p}"
+                    f"{shots_heading(shots)}: {entry['method']} {verdict} {entry['other']}{best}, {points}{p}"
                 )
     return sentences
 

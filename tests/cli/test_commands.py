@@ -576,6 +576,16 @@ def test_a_classifier_is_made_of_names_alone(
     ("options", "message"),
     [
         ([], "name the file of your labelled texts, or without any at least two classes"),
+        (
+            ["--classes", "7", "9"],
+            "nothing is known of class '7', of which there is no text: its label does not",
+        ),
+        (["--classes", "球队", "球队"], "--classes has '球队' twice: name each class once"),
+        (
+            ["--classes", "球队", "股票", "--label", "kind"],
+            "--label kind is a column of your labelled texts",
+        ),
+        (["--classes", "球队", "股票", __file__], "--classes takes all words after it, also "),
         (["--classes", "sport=球队"], "name the file of your labelled texts, or without any at least two classes"),
         (["--classes", "sport=", "stock=股票"], "classes must be label=name"),
         (["--classes", "a=球队", "b=股票", "--no-names"], "--no-names and --classes contradict each other"),
