@@ -115,6 +115,16 @@ def tiny_bert(encoder_of: Callable[[str], Path]) -> Path:
     return encoder_of("bert")
 
 
+@pytest.fixture(scope="module")
+def learner_folder(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a saved learner that counts as meta-trained, of two inner steps."""
+    folder = tmp_path_factory.mktemp("run") / "learner"
+    learner = Learner.from_pretrained(tiny_bert, inner_steps=2)
+    learner.meta_trained = True
+    learner.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def make_learner(encoder_of: Callable[[str], Path]) -> Callable[..., Learner]:
     """A learner in float64, three inner steps, unless told otherwise."""

@@ -79,15 +79,6 @@ def test_usable_names_are_given_or_readable_and_in_the_encoders_words(encoder: L
     assert found == {"球队": "球队", "3": "", "car": "汽车", "美食": ""}
 
 
-@pytest.fixture(scope="module")
-def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("run") / "learner"
-    learner = Learner.from_pretrained(tiny_bert, inner_steps=2)
-    learner.meta_trained = True
-    learner.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize("names", [True, False])
 def test_no_meta_training_is_the_adapted_encoder_with_the_learners_names(tiny_bert: Path, names: bool) -> None:
     settings = EvaluateSettings(methods=("no-meta-training",), class_names=GIVEN if names else (), names=names)
@@ -103,33 +94,33 @@ def test_no_meta_training_is_the_adapted_encoder_with_the_learners_names(tiny_be
         assert answer.probabilities == pytest.approx(classifier.predict_proba(queries).max(1), abs=5e-3)
 
 
-def test_without_names_their_rows_are_left_out(run: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_names_their_rows_are_left_out(learner_folder: str, caplog: pytest.LogCaptureFixture) -> None:
     settings = EvaluateSettings(shots=(1,), draws=2, methods=("majority", "names", "frozen+names"), names=False)
-    result = evaluate([run], make_domain(2), [], settings)
+    result = evaluate([learner_folder], make_domain(2), [], settings)
     assert [row["method"] for row in result["rows"]] == ["majority class"]
     assert "no row for 'class names alone, no label', 'frozen encoder + names': --no-names" in caplog.text
     with pytest.raises(InputError, match="no method is left to evaluate: name others with --methods"):
-        evaluate([run], make_domain(2), [], EvaluateSettings(methods=("names",), names=False))
+        evaluate([learner_folder], make_domain(2), [], EvaluateSettings(methods=("names",), names=False))
 
 
-def test_names_that_say_nothing_make_no_row(run: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_that_say_nothing_make_no_row(learner_folder: str, caplog: pytest.LogCaptureFixture) -> None:
     numbers = {label: str(i) for i, label in enumerate(TOPICS)}
     target = make_domain(2)
     coded = Domain.from_records(target.texts, [numbers[label] for label in target.labels], name="coded")
     settings: dict[str, Any] = {"shots": (1,), "draws": 2, "methods": ("majority", "names", "frozen+names")}
-    result = evaluate([run], coded, [], EvaluateSettings(**settings))
+    result = evaluate([learner_folder], coded, [], EvaluateSettings(**settings))
     assert [row["method"] for row in result["rows"]] == ["majority class"]
     assert "fewer than two classes have a name that the encoder can read" in caplog.text
     given = EvaluateSettings(**settings, class_names=("0=球队", "1=股票"))
-    result = evaluate([run], coded, [], given)
+    result = evaluate([learner_folder], coded, [], given)
     assert [row["method"] for row in result["rows"]] == [METHODS[key] for key in settings["methods"]]
     assert caplog.text.count("never predicts classes without a name: '2', '3', '4', '5'") == 1
     assert set(result["rows"][1]["confusion"]["2"]) <= {"0", "1"}
 
 
-def test_names_alone_answer_alike_whatever_the_labels(run: str) -> None:
+def test_names_alone_answer_alike_whatever_the_labels(learner_folder: str) -> None:
     settings = EvaluateSettings(shots=(0, 1, 3), draws=2, methods=("names",), class_names=GIVEN, test_size=30)
-    result = evaluate([run], make_domain(2), [], settings)
+    result = evaluate([learner_folder], make_domain(2), [], settings)
     assert [(row["shots"], row["draws"]) for row in result["rows"]] == [(0, 2), (1, 2), (3, 2)]
     assert len({record["accuracy"] for record in result["records"]}) == 1
     assert 0 < result["rows"][0]["accuracy"] < 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import TOPICS, make_domain
 
-from metatext import FewShotClassifier, InputError, Learner
+from metatext import FewShotClassifier, InputError
 from metatext.evaluation.evaluate import evaluate
 from metatext.evaluation.methods import METHODS
 from metatext.evaluation.settings import EvaluateSettings
@@ -35,23 +35,14 @@ def test_official_draws_have_the_classes_of_their_support() -> None:
     assert [draw.classes for draw in official_draws(supports, make_domain(3, 3))] == 2 * [sorted(TOPICS)]
 
 
-@pytest.fixture(scope="module")
-def run(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("run") / "learner"
-    learner = Learner.from_pretrained(tiny_bert, inner_steps=2)
-    learner.meta_trained = True
-    learner.save_pretrained(folder)
-    return str(folder)
-
-
-def test_at_0_shots_there_are_the_rows_that_need_no_label(run: str, tmp_path: Path) -> None:
+def test_at_0_shots_there_are_the_rows_that_need_no_label(learner_folder: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     methods = ("majority", "names", "frozen", "source", "joint", "maml")
     settings = EvaluateSettings(
         shots=(0, 1), draws=2, methods=methods, class_names=GIVEN, test_size=30, fine_tune_steps=1, plot=True
     )
     output = tmp_path / "table.json"
-    result = evaluate([run], make_domain(2), [make_domain(0)], settings, None, output)
+    result = evaluate([learner_folder], make_domain(2), [make_domain(0)], settings, None, output)
     rows = {(row["method"], row["shots"]) for row in result["rows"]}
     assert {(METHODS["names"], 0), (METHODS["source"], 0), ("first-order MAML", 0)} <= rows
     assert not {(METHODS[key], 0) for key in ("majority", "frozen", "joint")} & rows
@@ -64,14 +55,18 @@ def test_at_0_shots_there_are_the_rows_that_need_no_label(run: str, tmp_path: Pa
     assert "first-order MAML, 1 shot, all 2 draws together" in report
     assert "<svg" in output.with_suffix(".svg").read_text(encoding="utf-8")
     assert json.loads(output.read_text(encoding="utf-8"))["draws_sha256"].keys() == {"0", "1"}
-    alone = evaluate([run], make_domain(2), [], EvaluateSettings(shots=(1,), draws=2, methods=("majority",)))
-    both = evaluate([run], make_domain(2), [], EvaluateSettings(shots=(0, 1), draws=2, methods=("majority",)))
+    alone = evaluate([learner_folder], make_domain(2), [], EvaluateSettings(shots=(1,), draws=2, methods=("majority",)))
+    both = evaluate(
+        [learner_folder], make_domain(2), [], EvaluateSettings(shots=(0, 1), draws=2, methods=("majority",))
+    )
     assert alone["draws_sha256"]["1"] == both["draws_sha256"]["1"]
 
 
-def test_0_shots_alone_need_a_row_that_needs_no_label(run: str) -> None:
+def test_0_shots_alone_need_a_row_that_needs_no_label(learner_folder: str) -> None:
     with pytest.raises(InputError, match="no method is left to evaluate without labels: name others with --methods"):
-        evaluate([run], make_domain(2), [], EvaluateSettings(shots=(0,), draws=2, methods=("majority", "tfidf")))
+        evaluate(
+            [learner_folder], make_domain(2), [], EvaluateSettings(shots=(0,), draws=2, methods=("majority", "tfidf"))
+        )
 
 
 @pytest.mark.parametrize(
@@ -85,16 +80,16 @@ def test_0_shots_alone_need_a_row_that_needs_no_label(run: str) -> None:
     ],
 )
 def test_a_learner_is_judged_at_0_shots_if_it_knows_every_class(
-    run: str, names: tuple[str, ...], ways: int | None, zero_shots: bool
+    learner_folder: str, names: tuple[str, ...], ways: int | None, zero_shots: bool
 ) -> None:
     settings = EvaluateSettings(shots=(0, 1), draws=2, methods=("maml",), class_names=names, test_size=30, ways=ways)
-    result = evaluate([run], make_domain(2), [], settings)
+    result = evaluate([learner_folder], make_domain(2), [], settings)
     assert ({row["shots"] for row in result["rows"]} == {0, 1}) is zero_shots
     if names == GIVEN:
         domain, classes = make_domain(2), sorted(TOPICS)
         given = dict(pair.split("=") for pair in names)
         (draw, *_) = make_draws(domain, [0], 2, test_size=30)
-        classifier = FewShotClassifier(run, class_names=given).fit([], [])
+        classifier = FewShotClassifier(learner_folder, class_names=given).fit([], [])
         right = classifier.predict([text for text, _ in draw.test]) == [label for _, label in draw.test]
         assert classifier.classes_.tolist() == classes
         (record,) = [r for r in result["records"] if (r["shots"], r["draw"]) == (0, 0)]

@@ -157,14 +157,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_bert: Path, tmp_path: Path) 
     assert names_in(killed / "checkpoints") == names_in(tmp_path / "whole" / "checkpoints")
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("stop", [1, 2, 3, 5])
-def test_a_run_that_stops_at_any_step_resumes_to_the_same_bits(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
-) -> None:
-    options = {"valid": True, "meta_steps": 6, "outer_lr": 1e-3, "eval_every": 2, "save_every": 1}
-    whole = make_trainer(tiny_bert, output=str(tmp_path / "whole"), **options)
-    summary = whole.train()
+def train_until(stop: int, trainer: MetaTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains until an interruption before the step after `stop`."""
 
     def interrupted(self: MetaTrainer) -> dict[str, float]:
         if self.state.step == stop:
@@ -174,7 +168,19 @@ def test_a_run_that_stops_at_any_step_resumes_to_the_same_bits(
     step = MetaTrainer._step
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(MetaTrainer, "_step", interrupted)
-        make_trainer(tiny_bert, output=str(tmp_path / "cut"), **options).train()
+        trainer.train()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_a_run_that_stops_at_any_step_resumes_to_the_same_bits(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    options = {"valid": True, "meta_steps": 6, "outer_lr": 1e-3, "eval_every": 2, "save_every": 1}
+    whole = make_trainer(tiny_bert, output=str(tmp_path / "whole"), **options)
+    summary = whole.train()
+
+    train_until(stop, make_trainer(tiny_bert, output=str(tmp_path / "cut"), **options), monkeypatch)
     resumed = make_trainer(tiny_bert, output=str(tmp_path / "cut"), resume=True, **options)
     again = resumed.train()
     assert all(torch.equal(value, weights_of(resumed)[name]) for name, value in weights_of(whole).items())
@@ -189,15 +195,7 @@ def test_a_run_of_adapters_by_the_first_version_resumes(
     whole = make_trainer(tiny_bert, output=str(tmp_path / "whole"), **options)
     whole.train()
 
-    def interrupted(self: MetaTrainer) -> dict[str, float]:
-        if self.state.step == 1:
-            raise KeyboardInterrupt
-        return step(self)
-
-    step = MetaTrainer._step
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(MetaTrainer, "_step", interrupted)
-        make_trainer(tiny_bert, output=str(tmp_path / "cut"), **options).train()
+    train_until(1, make_trainer(tiny_bert, output=str(tmp_path / "cut"), **options), monkeypatch)
     path = tmp_path / "cut" / "checkpoints" / "step-000001" / "weights.safetensors"
     renamed = {re.sub(r"(lora_[AB])\.weight", r"\1.default.weight", n): value for n, value in load_file(path).items()}
     assert any(".default." in name for name in renamed)
