@@ -18,7 +18,7 @@ from metatext.adaptation.inference import predict
 from metatext.adaptation.start import Start
 from metatext.adaptation.start_selection import choose_start, warn_of_unreadable_names
 from metatext.data.class_names import check_class_names, class_names_for, names_in_another_script, near_duplicates
-from metatext.data.columns import checked_texts
+from metatext.data.columns import checked_pairs, checked_texts
 from metatext.data.episodes import Examples
 from metatext.encoders.sequence_classifier import to_classifier
 from metatext.encoders.tokenization import TokenCache
@@ -128,9 +128,7 @@ def _adapt(
     further_classes: Sequence[str],
 ) -> Adapted:
     """Adapts as `adapt` does, at the maximum length that the learner reads at now."""
-    texts = checked_texts(texts)
-    if len(texts) != len(labels):
-        raise InputError(f"{len(texts)} texts but {len(labels)} labels: each text needs one label")
+    texts = checked_pairs(texts, labels)
     if not texts and not further_classes:
         further_classes = list(class_names or {})
     classes = sorted({*labels, *further_classes})

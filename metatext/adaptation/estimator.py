@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from metatext.adaptation.adapt import Adapted, adapt
-from metatext.data.columns import checked_texts, is_missing
+from metatext.data.columns import checked_pairs, checked_texts, is_missing
 from metatext.encoders.transformers_loading import default_device
 from metatext.errors import InputError
 from metatext.learners.learner import Learner
@@ -86,10 +86,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             InputError: texts and labels differ in number; a text is empty or not a string; a label is missing or not a
                 scalar; there is only one class; or an argument of the constructor is not allowed (see `adapt`).
         """
-        texts = checked_texts(texts)
         targets = np.asarray(labels)
-        if len(texts) != len(targets):
-            raise InputError(f"{len(texts)} texts but {len(targets)} labels: each text needs one label")
+        texts = checked_pairs(texts, targets)
         for row, label in enumerate(labels, 1):
             if is_missing(label):
                 raise InputError(f"label {row} of {len(targets)} is missing, got {label!r}")

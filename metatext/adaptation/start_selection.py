@@ -41,10 +41,8 @@ logger = logging.getLogger(__name__)
 RULE_VERSION = 6  # version of the start-selection rule; part of the resume key of an evaluation
 _WEIGHTS = (1.0, 2.0, 4.0, 8.0)  # grid of the prior weight beside 0, in texts
 _SINGLE_TEXT_WEIGHT = 2.0  # the only one if no class has two texts
-_LOG_ODDS, _LOG_ODDS_SHARED = (
-    2.4,
-    5.3,
-)  # prior log odds (nats) of priors against none, and if the sources have all classes
+_LOG_ODDS = 2.4  # prior log odds (nats) of class priors against none
+_LOG_ODDS_SHARED = 5.3  # the same if the sources have all classes
 _SHARED_BLEND = 4.0  # nats in favour of the meta-trained encoder if the sources have all classes
 
 
@@ -79,30 +77,30 @@ def choose_start(
     labels = class_indices(support)
     source_rows_of = source_rows(learner, classes, names) if sources else [[] for _ in classes]
     shared = all(source_rows_of)
-    readable = [name if name and learner.tokens.reads(name) else "" for name in names or [""] * len(classes)]
+    names = names or [""] * len(classes)
+    readable = learner.tokens.readable(names)
+    usable = without_negations(readable)
     if blend is not None:
         blends: tuple[float, ...] = (blend,)
     else:  # the blends of an encoder that was never meta-trained are all the same
         blends = BLENDS if learner.pretrained is not None and learner.meta_trained else (1.0,)
-    candidates = {
-        blend: _candidate(learner, support, without_negations(readable), source_rows_of, blend) for blend in blends
-    }
-    _check_evidence(candidates[blends[0]], classes, names or [""] * len(classes), readable)
+    candidates = {share: _candidate(learner, support, usable, source_rows_of, share) for share in blends}
+    _check_evidence(candidates[blends[0]], classes, names, readable)
     several = bool((torch.bincount(labels) > 1).any())
     log_priors = _log_priors(_WEIGHTS if several else (_SINGLE_TEXT_WEIGHT,), shared)
     scores = {
-        (blend, weight): candidate.fit(weight).evidence + log_prior + (_SHARED_BLEND * blend if shared else 0.0)
-        for blend, candidate in candidates.items()
+        (share, weight): candidate.fit(weight).evidence + log_prior + (_SHARED_BLEND * share if shared else 0.0)
+        for share, candidate in candidates.items()
         for weight, log_prior in log_priors.items()
         if weight == 0 or candidate.directions.any()
     }
-    blend, weight = posterior_means(scores)
-    candidate = candidates[blend]
+    chosen, weight = posterior_means(scores)
+    candidate = candidates[chosen]
     class_priors, fit = candidate.priors(weight), candidate.fit(weight)
     centre_prior = candidate.centre_prior(weight)
     space = CentredFeatures(candidate.features, labels, len(classes), centre_prior)
     layer = space.layer(class_priors, fit.calibrated_scale)
-    return Start(blend, weight, class_priors, shared, centre_prior, fit.scale, fit.calibrated_scale, layer)
+    return Start(chosen, weight, class_priors, shared, centre_prior, fit.scale, fit.calibrated_scale, layer)
 
 
 def posterior_means(scores: Mapping[tuple[float, float], float]) -> tuple[float, float]:
@@ -240,8 +238,8 @@ def _name_directions(learner: Learner, names: Sequence[str]) -> Tensor:
     directions = torch.zeros(len(names), learner.encoder.config.hidden_size)
     rows = [i for i, name in enumerate(names) if name]
     if len(rows) > 1:
-        encoded = learner.encode([names[i] for i in rows]).float()
-        directions[rows] = normalize(encoded - encoded.mean(0), dim=1)
+        features = learner.encode([names[i] for i in rows]).float()
+        directions[rows] = normalize(features - features.mean(0), dim=1)
     return directions
 
 

@@ -159,7 +159,7 @@ class Adapt:
         """Says why names count for nothing, if they do."""
         if not self.names:
             return "--no-names"
-        readable = [name if learner.tokens.reads(name) else "" for name in names]
+        readable = learner.tokens.readable(names)
         if any(readable) and not any(without_negations(readable)):
             return "the names differ by a negation only; --class-names label=name ... gives others"
         if sum(map(bool, readable)) == 1:
@@ -174,12 +174,11 @@ class Adapt:
 def _learned_from(adapted: Adapted, texts: Sequence[str], labels: Sequence[str]) -> str:
     """Says what a classifier was adapted to, and how many of the texts it gives their label."""
     others = adapted.metadata.get("unlabelled")
-    unlabelled = f"{others} texts without labels" if others else ""
+    more = f" and {others} texts without labels" if others else ""
     if not texts:
-        return f"adapted to the names of its classes{' and ' + unlabelled if unlabelled else ''}"
+        return f"adapted to the names of its classes{more}"
     predicted = [adapted.classes[i] for i in adapted.probabilities(texts).argmax(1).tolist()]
     correct = sum(label == true for label, true in zip(predicted, labels, strict=True))
-    more = f" and {unlabelled}" if unlabelled else ""
     return f"adapted to {len(texts)} texts{more}, of which it gives {correct} your label"
 
 

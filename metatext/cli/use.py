@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from metatext.data.user_files import read_domain, read_domains
 from metatext.errors import InputError
 from metatext.evaluation.settings import EvaluateSettings
 from metatext.files import check_free_file
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Evaluate:
         print(result["table"], *result["differences"], f"written: {', '.join(map(str, files))}", sep="\n")
 
     def _listed_sources(self) -> list[Domain]:
-        """Returns the source domains of the first learner; none, with a warning, if the learner does not say which.
+        """Returns the source domains of the first learner; none if the learner does not say which.
 
         Raises:
             InputError: --methods asks for a row that needs the sources, which are unknown.
@@ -126,9 +123,6 @@ class Evaluate:
         except InputError:
             if self.settings.methods != EvaluateSettings().methods:
                 raise
-        logger.warning(
-            "no row for the classifiers of the sources: %s does not say which files they are (--source)", self.runs[0]
-        )
         return []
 
 

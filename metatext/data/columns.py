@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,18 @@ def checked_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
         if not isinstance(text, str) or not text.strip():
             of = "" if name == "texts" else f" of {name}"
             raise InputError(f"text {row} of {len(result)}{of} must be a non-empty string, got {text!r}")
+    return result
+
+
+def checked_pairs(texts: Sequence[str], labels: Sized) -> list[str]:
+    """Returns the texts as `checked_texts` does, after checking that there are as many labels.
+
+    Raises:
+        InputError: as `checked_texts`; or texts and labels differ in number.
+    """
+    result = checked_texts(texts)
+    if len(result) != len(labels):
+        raise InputError(f"{len(result)} texts but {len(labels)} labels: each text needs one label")
     return result
 
 

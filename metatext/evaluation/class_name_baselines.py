@@ -26,8 +26,7 @@ def usable_names(encoder: Learner, classes: Sequence[str], class_names: Mapping[
         classes: the labels.
         class_names: names given by the user. By default a label is its own name.
     """
-    names = class_names_for(classes, class_names)
-    return {label: name if encoder.tokens.reads(name) else "" for label, name in zip(classes, names, strict=True)}
+    return dict(zip(classes, encoder.tokens.readable(class_names_for(classes, class_names)), strict=True))
 
 
 def class_names_alone(encoder: FrozenEncoder, names: Mapping[str, str]) -> ZeroShotFit:

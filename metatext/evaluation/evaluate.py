@@ -167,7 +167,8 @@ def _without_impossible_methods(
 ) -> EvaluateSettings:
     """Removes the source classifier and the baselines that read names if they cannot work here, with a warning."""
     impossible = set[str]()
-    if not sources:
+    if not sources and {"source", "joint"} & set(settings.methods):
+        logger.warning("no row for the classifiers of the sources: it is not known which files they are (--source)")
         impossible.update({"source", "joint"})
     unknown = sorted(set(target.classes) - {name for domain in sources for name in domain.classes})
     if sources and unknown and "source" in settings.methods:

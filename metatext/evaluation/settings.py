@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from metatext.data.class_names import parse_class_names
 from metatext.errors import InputError
 from metatext.options import check_at_least, check_finite, check_positive
+
+MethodName = Literal[
+    "majority",
+    "names",
+    "tfidf",
+    "centroid",
+    "frozen",
+    "frozen+names",
+    "setfit",
+    "finetune",
+    "probe",
+    "source",
+    "joint",
+    "no-meta-training",
+    "maml",
+    "unlabelled",
+    "ablations",
+]
+_NOT_BY_DEFAULT = ("setfit", "unlabelled", "ablations")
 
 
 @dataclass(frozen=True)
@@ -18,39 +37,7 @@ class EvaluateSettings:
     """Labelled texts per class. At 0 there are rows of methods that need no label only."""
     draws: int = 10
     """Random supports per number of shots, at least 2."""
-    methods: tuple[
-        Literal[
-            "majority",
-            "names",
-            "tfidf",
-            "centroid",
-            "frozen",
-            "frozen+names",
-            "setfit",
-            "finetune",
-            "probe",
-            "source",
-            "joint",
-            "no-meta-training",
-            "maml",
-            "unlabelled",
-            "ablations",
-        ],
-        ...,
-    ] = (
-        "majority",
-        "names",
-        "tfidf",
-        "centroid",
-        "frozen",
-        "frozen+names",
-        "finetune",
-        "probe",
-        "source",
-        "joint",
-        "no-meta-training",
-        "maml",
-    )
+    methods: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if name not in _NOT_BY_DEFAULT)
     """Rows of the table. Baselines: majority class; names: frozen encoder, class names but no label; tfidf: TF-IDF +
     logistic regression; centroid, frozen: frozen encoder + nearest centroid or logistic regression; frozen+names:
     frozen encoder + nearest centroid with names; setfit (minutes per fit on a CPU); finetune: fine-tuning;

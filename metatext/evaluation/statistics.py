@@ -82,8 +82,7 @@ def two_way_interval(scores: np.ndarray, influence: Influence) -> tuple[float, f
         >>> f"{mean:.2f} ± {half_width:.2f}"  # Student's t over four texts
         '0.75 ± 0.80'
     """
-    variance, freedom = two_way_variance(scores, influence)
-    return float(np.mean(scores)), float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    return float(np.mean(scores)), _half_width(*two_way_variance(scores, influence))
 
 
 def two_way_comparison(differences: np.ndarray, influence: Influence) -> Comparison:
@@ -93,11 +92,16 @@ def two_way_comparison(differences: np.ndarray, influence: Influence) -> Compari
         differences: one difference per draw, (draws,), at least 2.
         influence: of the texts on these differences.
     """
-    difference, half_width = two_way_interval(differences, influence)
     variance, freedom = two_way_variance(differences, influence)
+    difference, half_width = float(np.mean(differences)), _half_width(variance, freedom)
     if variance == 0:
         return Comparison(difference, half_width, float(difference == 0))
     return Comparison(difference, half_width, float(2 * stats.t.sf(abs(difference) / np.sqrt(variance), freedom)))
+
+
+def _half_width(variance: float, freedom: float) -> float:
+    """Half-width of the 95% confidence interval, Student's t."""
+    return float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
 
 
 def two_way_variance(scores: np.ndarray, influence: Influence) -> tuple[float, float]:
