@@ -52,20 +52,33 @@ def stratified_folds(labels: Tensor) -> Tensor:
     return torch.tensor(folds, dtype=torch.int64)
 
 
+def _equal_counts(rows: Tensor, labels: Tensor, start: int) -> Tensor:
+    """As many of the rows of each class as the smallest class has, int64 (m,): the next ones from number `start` on."""
+    by_class = [rows[labels[rows] == label] for label in labels[rows].unique()]
+    fewest = min((len(own) for own in by_class), default=0)
+    chosen = [own[(start + torch.arange(fewest)) % len(own)] for own in by_class]
+    return torch.cat(chosen).sort().values if chosen else rows
+
+
 def held_out_cosines(
-    features: Tensor, labels: Tensor, class_priors: Tensor, centre_prior: CentrePrior | None = None
+    features: Tensor,
+    labels: Tensor,
+    class_priors: Tensor,
+    centre_prior: CentrePrior | None = None,
+    balanced: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Cosines of each text to prototypes of the other folds. They are differentiable in the features.
 
     If no class has two texts, the prototypes are the priors alone and the centre is that of all texts. Each class with
-    texts has as many in it. If the classes have unequal numbers of texts, random labels score above chance: the texts
-    of a large class lie nearer to its own prototype.
+    texts has as many in it.
 
     Args:
         features: float (n, hidden).
         labels: int64 (n,).
         class_priors: (ways, hidden).
         centre_prior: prior of the centre.
+        balanced: make prototypes and centre of equally many texts of each class. From unequal numbers, random labels
+            score above chance: every text lies nearer to the prototype of the largest class.
 
     Returns:
         The cosines, (n, ways), and a mask, bool (n,), of the texts whose class has no prototype in the other folds.
@@ -79,6 +92,8 @@ def held_out_cosines(
     for fold in range(int(folds.max()) + 1):
         held = (folds == fold).nonzero().squeeze(1)
         kept = (folds != fold).nonzero().squeeze(1)
+        if balanced:
+            kept = _equal_counts(kept, labels, start=fold)
         space = CentredFeatures(features[kept], labels[kept], ways, centre_prior)
         prototypes = space.prototypes(class_priors)
         cosines.append(space.directions_of(features[held]) @ normalize(prototypes, dim=1).T)
@@ -98,7 +113,7 @@ def held_out_fit(
     chance = -math.log(len(class_priors))
     if not len(labels):
         return HeldOutFit(0.0, _PRIOR_SCALE, _PRIOR_SCALE)
-    cosines, missing = held_out_cosines(features, labels, class_priors, centre_prior)
+    cosines, missing = held_out_cosines(features, labels, class_priors, centre_prior, balanced=True)
     logits = cosines * SCALES.view(-1, 1, 1)
     log_likelihoods = log_softmax(logits, 2)[:, torch.arange(len(labels)), labels]  # (scales, n)
     log_likelihoods[:, missing] = chance
