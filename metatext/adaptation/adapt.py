@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metatext.adaptation.fine_tuning import EPOCHS, MIN_TEXTS, fine_tuned
+from metatext.adaptation.fine_tuning import EPOCHS, LARGE, LARGE_EPOCHS, MIN_TEXTS, fine_tuned
 from metatext.adaptation.inference import predict
 from metatext.adaptation.start import Start
 from metatext.adaptation.start_selection import choose_start, warn_of_unreadable_names
@@ -93,7 +93,7 @@ def adapt(
         blend: share of the meta-trained weights in the encoder, one of `metatext.learners.weight_blending.BLENDS`.
             Default: chosen from the support.
         epochs: passes of fine-tuning over the texts. Default: 4 with 30 or more texts (60 if the sources have all
-            classes), otherwise 0; also 0 if `steps` is given.
+            classes), 3 with more than 150, otherwise 0; also 0 if `steps` is given.
         unlabelled: further texts of the target, best some hundreds. They help to locate the centre of the target's
             texts, and each is added to the prototypes of its likely classes.
         max_length: maximum length of a text in tokens, also when the classifier predicts. Longer texts are cut.
@@ -172,13 +172,15 @@ def support_of(texts: Sequence[str], labels: Sequence[str], classes: Sequence[st
 def fine_tuning_epochs(support: Examples, start: Start | None, steps: int | None, epochs: int | None) -> int:
     """Returns the passes of fine-tuning over the support: `epochs`, or a default if that is None.
 
-    The default is `EPOCHS` for a support of `MIN_TEXTS` or more texts, and 0 for a smaller one, which the encoder would
-    overfit. It is 0 too with inner steps or with no start. If the sources have all classes, the start is better and
-    fine-tuning needs twice as many texts.
+    The default is `EPOCHS` for a support of `MIN_TEXTS` or more texts, `LARGE_EPOCHS` above `LARGE` texts, and 0 for a
+    smaller one, which the encoder would overfit. It is 0 too with inner steps or with no start. If the sources have all
+    classes, the start is better and fine-tuning needs twice as many texts.
     """
     if epochs is not None:
         return epochs
-    return EPOCHS if start and not steps and len(support) >= MIN_TEXTS * (2 if start.shared else 1) else 0
+    if not start or steps or len(support) < MIN_TEXTS * (2 if start.shared else 1):
+        return 0
+    return LARGE_EPOCHS if len(support) > LARGE else EPOCHS
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         blend: share of the meta-trained weights in the encoder: 0, 0.25, 0.5, 0.75 or 1. Default: chosen from the
             labelled texts.
         epochs: passes of fine-tuning over the labelled texts. Default: 4 with 30 or more texts (60 if the sources have
-            all classes), otherwise 0; also 0 with inner steps or a learned head.
+            all classes), 3 with more than 150, otherwise 0; also 0 with inner steps or a learned head.
         max_length: maximum length of a text in tokens, in `fit` and in `predict`. Longer texts are cut. Default: that
             of the encoder, up to 256, or that of meta-training if it is longer.
         classes: further classes, which are known by their names only. Default: none, or without texts those of

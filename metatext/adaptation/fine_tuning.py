@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,22 +19,40 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from metatext.adaptation.held_out import held_out_cosines
 from metatext.adaptation.prototypes import CentredFeatures
-from metatext.adaptation.start import Start, class_indices, encoded
+from metatext.adaptation.start import Start, class_indices
+from metatext.adaptation.top_layers import TopLayers
 from metatext.core.in_place import in_scratch_memory
 from metatext.data.episodes import Examples
-from metatext.encoders.lora import adapter_state
 from metatext.learners.heads import LinearLayer
 from metatext.learners.learner import Learner
 from metatext.training.schedules import learning_rate, shuffled_batches
 
 logger = logging.getLogger(__name__)
 EPOCHS, MIN_TEXTS = 4, 30  # default passes over the support, and the smallest support that gets them
-_BATCH_SIZE, _LEARNING_RATE, _MAX_GRADIENT_NORM = 16, 5e-5, 1.0
+LARGE, LARGE_EPOCHS = 150, 3  # supports with more texts get fewer passes, over the top layers only
+_BATCH_SIZE, _MAX_GRADIENT_NORM = 16, 1.0
+
+
+class Tuning(NamedTuple):
+    """Which layers are fine-tuned, and how fast."""
+
+    share: float
+    """Share of the encoder's layers, from the top."""
+    learning_rate: float
+    """Peak learning rate of Adam."""
+
+
+ALL_LAYERS, TOP_LAYERS = Tuning(1.0, 5e-5), Tuning(1 / 3, 1e-4)
 
 
 @contextmanager
 def fine_tuned(
-    learner: Learner, support: Examples, start: Start, epochs: int, unlabelled: Sequence[str] = ()
+    learner: Learner,
+    support: Examples,
+    start: Start,
+    epochs: float,
+    unlabelled: Sequence[str] = (),
+    tuning: Tuning | None = None,
 ) -> Iterator[LinearLayer]:
     """Fine-tunes the encoder within the block and yields the linear layer of the tuned prototypes.
 
@@ -48,31 +67,20 @@ def fine_tuned(
         start: the start that `choose_start` chose for the support.
         epochs: passes over the support. With 0 the encoder stays at the start.
         unlabelled: further texts, which are added to the prototypes by soft k-means.
+        tuning: layers and learning rate. Default: all layers, and of more than `LARGE` texts the top layers, which
+            takes a third of the time and gains about as much there (docs/ablations.md).
     """
-    trainable = _trainable(learner)
-    trains = epochs > 0 and bool(trainable) and len(support) > 0
-    if not trains and not unlabelled:
+    tuning = tuning or (TOP_LAYERS if len(support) > LARGE else ALL_LAYERS)
+    layers = TopLayers(learner, support.texts, tuning.share) if epochs > 0 and len(support) else None
+    trainable = layers.parameters() if layers else []
+    if not trainable and not unlabelled:
         yield start.layer
         return
     with in_scratch_memory(trainable), _requiring_gradients(trainable):
-        if trains:
-            _fine_tune(learner, support, start, epochs, trainable)
-        yield _layer(learner, support, start, unlabelled)
-
-
-def _trainable(learner: Learner) -> list[Tensor]:
-    """The parameters to fine-tune: all of the encoder that are not frozen, but for the word embeddings.
-
-    Adapters are left as they are, and the base weights, which only meta-training freezes, are tuned in their place. The
-    classifier merges both anyway, and few steps would hardly move the adapters.
-    """
-    word_embeddings = learner.encoder.get_input_embeddings().weight
-    adapters = adapter_state(learner.encoder)
-    return [
-        p
-        for name, p in learner.encoder.named_parameters()
-        if p is not word_embeddings and (name not in adapters if adapters else p.requires_grad)
-    ]
+        features = start.features
+        if layers and trainable:
+            features = _fine_tune(layers, support, start, epochs, tuning.learning_rate)
+        yield _layer(learner, features, support, start, unlabelled)
 
 
 @contextmanager
@@ -89,17 +97,18 @@ def _requiring_gradients(tensors: list[Tensor]) -> Iterator[None]:
             tensor.grad = gradient
 
 
-def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, trainable: list[Tensor]) -> None:
-    texts, labels = support.texts, class_indices(support)
-    steps = max(1, round(epochs * len(texts) / min(_BATCH_SIZE, len(texts))))
-    logger.info("fine-tuning on %d texts, %d steps", len(texts), steps)
-    optimizer = torch.optim.Adam(trainable, _LEARNING_RATE, fused=True)
+def _fine_tune(layers: TopLayers, support: Examples, start: Start, epochs: float, rate: float) -> Tensor:
+    """Fine-tunes the top layers and returns the features of the support, (n, hidden)."""
+    labels, trainable = class_indices(support), layers.parameters()
+    steps = max(1, round(epochs * len(labels) / min(_BATCH_SIZE, len(labels))))
+    logger.info("fine-tuning on %d texts, %d steps", len(labels), steps)
+    optimizer = torch.optim.Adam(trainable, rate, fused=True)
     schedule = LambdaLR(optimizer, lambda step: learning_rate(step, steps, 0.1))
-    latest_features = learner.encode(texts).float()  # (n, hidden)
-    for rows in shuffled_batches(len(texts), _BATCH_SIZE, steps):
+    latest_features = start.features.clone()  # (n, hidden)
+    for rows in shuffled_batches(len(labels), _BATCH_SIZE, steps):
         batch = torch.tensor(sorted(set(rows)))
         with torch.enable_grad():
-            features = learner.vectors([texts[row] for row in batch], learner.settings.batch_size).float()
+            features = layers.features(batch).float()
             all_features = latest_features.index_copy(0, batch, features)
             cosines, missing = held_out_cosines(all_features, labels, start.class_priors, start.centre_prior)
             scored = batch[~missing[batch]]
@@ -111,12 +120,16 @@ def _fine_tune(learner: Learner, support: Examples, start: Start, epochs: int, t
         optimizer.step()
         schedule.step()
         latest_features[batch] = features.detach()
+    with torch.no_grad():
+        return layers.features(torch.arange(len(labels))).float()
 
 
 @torch.no_grad()
-def _layer(learner: Learner, support: Examples, start: Start, unlabelled: Sequence[str]) -> LinearLayer:
-    """The layer of the prototypes of the support and the unlabelled texts, encoded with the current weights."""
-    features, labels, class_priors = encoded(learner, support), class_indices(support), start.class_priors
+def _layer(
+    learner: Learner, features: Tensor, support: Examples, start: Start, unlabelled: Sequence[str]
+) -> LinearLayer:
+    """The layer of the prototypes of the support, with these features, and the unlabelled texts."""
+    labels, class_priors = class_indices(support), start.class_priors
     if not unlabelled:
         space = CentredFeatures(features, labels, len(class_priors), start.centre_prior)
         return space.layer(class_priors, start.calibrated_scale)

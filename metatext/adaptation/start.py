@@ -30,6 +30,8 @@ class Start(NamedTuple):
     """Scale applied to the cosines before the softmax during fine-tuning."""
     calibrated_scale: float
     """Scale applied to the cosines before the softmax in the classifier."""
+    features: Tensor
+    """Features of the support in the blended encoder, float32 (n, hidden)."""
     layer: LinearLayer
     """Classifier on the features of the blended encoder."""
 

@@ -54,7 +54,7 @@ class Adapt:
     By default it is chosen from your texts."""
     epochs: int | None = None
     """Passes of fine-tuning over your texts.
-    By default 4 if there are at least 30 texts (60 if the sources have the same classes), and 0 otherwise.
+    By default 4 if there are at least 30 texts (60 if the sources have the same classes), 3 if more than 150, else 0.
     With --steps the default is 0."""
     unlabelled: tuple[str, ...] = ()
     """Files of further texts of the same kind, some hundreds. Labels are not read.

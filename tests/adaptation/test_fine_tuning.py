@@ -14,11 +14,12 @@ from transformers import AutoModel, AutoTokenizer
 from metatext import FewShotClassifier, Learner
 from metatext.adaptation import adapt as adapt_module
 from metatext.adaptation.adapt import adapt, fine_tuning_epochs
-from metatext.adaptation.fine_tuning import EPOCHS, fine_tuned
+from metatext.adaptation.fine_tuning import EPOCHS, LARGE, LARGE_EPOCHS, fine_tuned
 from metatext.adaptation.held_out import held_out_cosines
 from metatext.adaptation.prototypes import CentredFeatures
 from metatext.adaptation.start import Start
 from metatext.adaptation.start_selection import choose_start
+from metatext.adaptation.top_layers import TopLayers
 from metatext.data.episodes import Examples
 from metatext.errors import InputError
 from metatext.learners.settings import LearnerSettings
@@ -100,6 +101,20 @@ def test_new_texts_are_told_apart_better(learner: Learner) -> None:
     assert accuracy(60) > accuracy(0) + 0.05
 
 
+def test_of_many_texts_the_top_layers_learn(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved(texts: int) -> set[str]:
+        support, classes = support_of(26)
+        support = Examples(support.texts[:texts], support.labels[:texts])
+        before = {name: p.detach().clone() for name, p in learner.encoder.named_parameters()}
+        with fine_tuned(learner, support, start_of(learner, support, classes), 1):
+            return {name for name, p in learner.encoder.named_parameters() if not torch.equal(p, before[name])}
+
+    assert {name[:15] for name in moved(LARGE)} == {"embeddings.Laye", "embeddings.posi", "embeddings.toke"} | {
+        "encoder.layer.0", "encoder.layer.1",
+    }  # fmt: skip
+    assert {name[:15] for name in moved(LARGE + 1)} == {"encoder.layer.1"}
+
+
 def test_the_learner_is_as_it_was_also_after_an_exception(learner: Learner) -> None:
     support, classes = support_of(3)
     start = start_of(learner, support, classes)
@@ -152,16 +167,16 @@ def test_a_text_that_is_alone_in_its_class_is_not_judged(learner: Learner, monke
 @pytest.mark.parametrize("per_class", [1, 2, 10])
 def test_epochs_are_passes_over_the_texts(learner: Learner, per_class: int, monkeypatch: pytest.MonkeyPatch) -> None:
     support, classes = support_of(per_class)
-    seen: Counter[str] = Counter()
+    seen: Counter[int] = Counter()
 
-    vectors = Learner.vectors
+    features = TopLayers.features
 
-    def spy(learner: Learner, texts: list[str], batch_size: int) -> torch.Tensor:
+    def spy(layers: TopLayers, rows: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():  # not what is only encoded
-            seen.update(texts)
-        return vectors(learner, texts, batch_size)
+            seen.update(rows.tolist())
+        return features(layers, rows)
 
-    monkeypatch.setattr(Learner, "vectors", spy)
+    monkeypatch.setattr(TopLayers, "features", spy)
     with fine_tuned(learner, support, start_of(learner, support, classes), 4):
         pass
     assert np.mean(list(seen.values())) == pytest.approx(4, abs=0.2) and len(seen) == len(support)
@@ -238,8 +253,11 @@ def test_batches_are_shuffled_epochs() -> None:
 # ---------------------------------------------------------------- as a user meets it
 @pytest.mark.parametrize(
     ("per_class", "options", "epochs"),
-    [(5, {}, EPOCHS), (4, {}, 0), (5, {"steps": 1}, 0), (4, {"epochs": 2}, 2), (5, {"epochs": 0}, 0)],
-)
+    [
+        (5, {}, EPOCHS), (4, {}, 0), (5, {"steps": 1}, 0), (4, {"epochs": 2}, 2), (5, {"epochs": 0}, 0),
+        (26, {}, LARGE_EPOCHS),
+    ],
+)  # fmt: skip
 def test_fine_tuning_is_for_thirty_texts_or_where_asked_for(
     learner: Learner, per_class: int, options: dict[str, int], epochs: int
 ) -> None:
