@@ -29,6 +29,6 @@ def bao_recipe(name: str, episodes: EpisodeSettings, config: TrainConfig, max_le
         config=config,
         evaluate=EvaluateSettings(
             shots=(1, 5), draws=1000, ways=5, test_size=test_size, precision="bf16",
-            methods=("tfidf", "centroid", "frozen", "maml"),
+            methods=("names", "tfidf", "centroid", "frozen", "frozen+names", "no-meta-training", "maml"),
         ),
     )  # fmt: skip

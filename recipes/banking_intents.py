@@ -43,7 +43,7 @@ BANKING = Recipe(
     ),
     evaluate=EvaluateSettings(
         shots=(1, 2, 5, 10, 20), precision="bf16", fine_tune_steps=200,
-        methods=("tfidf", "centroid", "frozen", "finetune", "maml"),
+        methods=("names", "tfidf", "centroid", "frozen", "frozen+names", "finetune", "no-meta-training", "maml"),
     ),
 )  # fmt: skip
 

@@ -33,7 +33,11 @@ FEWCLUE = Recipe(
         save_every=50, mixed_precision="bf16",
     ),
     evaluate=EvaluateSettings(
-        test_size=2010, precision="bf16", methods=("majority", "tfidf", "centroid", "frozen", "finetune", "maml"),
+        test_size=2010, precision="bf16",
+        methods=(
+            "majority", "names", "tfidf", "centroid", "frozen", "frozen+names", "finetune", "no-meta-training",
+            "maml",
+        ),
         fine_tune_steps=100,
     ),
 )  # fmt: skip

@@ -38,7 +38,10 @@ CHINESE = Recipe(
         mixed_precision="bf16",
     ),
     evaluate=EvaluateSettings(
-        shots=(1, 2, 5, 10, 20), precision="bf16", methods=("tfidf", "centroid", "frozen", "finetune", "maml")
+        shots=(1, 2, 5, 10, 20), precision="bf16",
+        methods=(
+            "names", "tfidf", "centroid", "frozen", "frozen+names", "finetune", "no-meta-training", "maml",
+        ),
     ),
 )  # fmt: skip
 

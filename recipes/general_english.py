@@ -38,7 +38,10 @@ ENGLISH = Recipe(
         eval_episodes=60, save_every=50, mixed_precision="bf16",
     ),
     evaluate=EvaluateSettings(
-        shots=(1, 2, 5, 10, 20), precision="bf16", methods=("tfidf", "centroid", "frozen", "finetune", "maml")
+        shots=(1, 2, 5, 10, 20), precision="bf16",
+        methods=(
+            "names", "tfidf", "centroid", "frozen", "frozen+names", "finetune", "no-meta-training", "maml",
+        ),
     ),
 )  # fmt: skip
 

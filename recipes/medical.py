@@ -35,7 +35,10 @@ MEDICAL = Recipe(
     ),
     evaluate=EvaluateSettings(
         test=f"{DATA}::test", shots=(1, 2, 5, 10, 20), precision="bf16",
-        methods=("majority", "tfidf", "centroid", "frozen", "finetune", "maml"),
+        methods=(
+            "majority", "names", "tfidf", "centroid", "frozen", "frozen+names", "finetune", "no-meta-training",
+            "maml",
+        ),
     ),
 )  # fmt: skip
 

@@ -35,7 +35,10 @@ DEMO = Recipe(
     config=TrainConfig(output="runs/news_to_weibo", meta_steps=20, meta_batch_size=2, outer_lr=3e-4, eval_every=10),
     evaluate=EvaluateSettings(
         fine_tune_steps=20, fine_tune_lr=3e-4, joint_epochs=5,
-        methods=("majority", "tfidf", "centroid", "frozen", "finetune", "source", "joint", "maml"),
+        methods=(
+            "majority", "names", "tfidf", "centroid", "frozen", "frozen+names", "finetune", "source", "joint",
+            "no-meta-training", "maml",
+        ),
     ),
 )  # fmt: skip
 

@@ -83,7 +83,7 @@ LEAVE_ONE_OUT = LeaveOneOut(
     ),
     evaluate=EvaluateSettings(
         shots=(1, 2, 5, 10, 20), test_size=250, precision="bf16",
-        methods=("majority", "tfidf", "centroid", "frozen", "maml"),
+        methods=("majority", "names", "tfidf", "centroid", "frozen", "frozen+names", "no-meta-training", "maml"),
     ),
 )  # fmt: skip
 

@@ -30,7 +30,10 @@ REVIEWS = Recipe(
     ),
     evaluate=EvaluateSettings(
         shots=(1, 2, 5, 10, 20), precision="bf16",
-        methods=("majority", "tfidf", "centroid", "frozen", "finetune", "source", "joint", "maml"),
+        methods=(
+            "majority", "names", "tfidf", "centroid", "frozen", "frozen+names", "finetune", "source", "joint",
+            "no-meta-training", "maml",
+        ),
     ),
 )  # fmt: skip
 

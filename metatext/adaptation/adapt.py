@@ -87,9 +87,10 @@ def adapt(
         labels: the label of each text. Their order has no effect on the classifier.
         steps: inner steps, with the learned rates. Default: 0 with a prototype head, as many as in meta-training with
             a learned head.
-        class_names: names of the labels in the language of the texts, each a word or a short description. Default: the
-            label is its own name, unless it is a number or the like. An empty name means no name. A class also starts
-            from the source class of the same name or label, ignoring case.
+        class_names: names of the labels in the language of the texts, each a word or a short description, or several
+            descriptions, one a line, of which the mean counts. Default: the label is its own name, unless it is a
+            number or the like. An empty name means no name. A class also starts from the source class of the same name
+            or label, ignoring case.
         blend: share of the meta-trained weights in the encoder, one of `metatext.learners.weight_blending.BLENDS`.
             Default: chosen from the support.
         epochs: passes of fine-tuning over the texts. Default: 4 with 30 or more texts (60 if the sources have all

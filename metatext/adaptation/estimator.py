@@ -25,8 +25,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         learner: a `Learner`, or the folder or Hub id of one, or the name of one in the package, such as
             "general-english". It is not changed.
         steps: inner steps. Default: 0 with a prototype head, as many as in meta-training with a learned head.
-        class_names: the name of each label in the language of the texts, a word or a short description. A name counts
-            like a few labelled texts. Default: the label is its own name, unless it is a number or the like.
+        class_names: the name of each label in the language of the texts, a word or a short description, or several
+            descriptions, one a line, of which the mean counts. A name counts like a few labelled texts. Default: the
+            label is its own name, unless it is a number or the like.
         blend: share of the meta-trained weights in the encoder: 0, 0.25, 0.5, 0.75 or 1. Default: chosen from the
             labelled texts.
         epochs: passes of fine-tuning over the labelled texts. Default: 4 with 30 or more texts (60 if the sources have

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metatext.adaptation.prototypes import CentrePrior
+from metatext.data.class_names import descriptions
 from metatext.data.episodes import Examples
 from metatext.learners.heads import LinearLayer
 from metatext.learners.learner import Learner
@@ -46,3 +48,12 @@ def encoded(learner: Learner, support: Examples) -> Tensor:
     if not support.texts:
         return torch.zeros(0, learner.encoder.config.hidden_size)
     return learner.encode(support.texts).float()
+
+
+def encoded_names(learner: Learner, names: Sequence[str]) -> Tensor:
+    """Features of class names that are not empty, float32 (m, hidden); of several descriptions, their mean."""
+    lines = [descriptions(name) for name in names]
+    owners = torch.tensor([row for row, of_name in enumerate(lines) for _ in of_name])
+    features = learner.encode([line for of_name in lines for line in of_name]).float()
+    sums = features.new_zeros(len(names), features.shape[1]).index_add(0, owners, features)
+    return sums / torch.bincount(owners, minlength=len(names)).unsqueeze(1)

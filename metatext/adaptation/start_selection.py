@@ -28,8 +28,8 @@ from torch.nn.functional import normalize
 
 from metatext.adaptation.held_out import HeldOutFit, held_out_fit
 from metatext.adaptation.prototypes import CentredFeatures, CentrePrior
-from metatext.adaptation.start import Start, class_indices, encoded
-from metatext.data.class_names import fold_case, readable_names, without_negations
+from metatext.adaptation.start import Start, class_indices, encoded, encoded_names
+from metatext.data.class_names import descriptions, fold_case, readable_names, without_negations
 from metatext.data.episodes import Examples
 from metatext.errors import InputError, quote_list
 from metatext.learners.heads import PrototypeHead
@@ -199,7 +199,7 @@ def source_rows(learner: Learner, classes: Sequence[str], names: Sequence[str] |
         rows.setdefault(fold_case(name), []).append(row)
     found = list[list[int]]()
     for label, name in zip(readable_names(classes), readable_names(classes) if names is None else names, strict=True):
-        keys = [key for key in (fold_case(name), fold_case(label)) if key and name]
+        keys = [fold_case(key) for key in (*descriptions(name), label) if name]
         found.append(next((rows[key] for key in keys if key in rows), []))
     return [own if found.count(own) == 1 else [] for own in found]
 
@@ -240,7 +240,7 @@ def _name_directions(learner: Learner, names: Sequence[str]) -> Tensor:
     directions = torch.zeros(len(names), learner.encoder.config.hidden_size)
     rows = [i for i, name in enumerate(names) if name]
     if len(rows) > 1:
-        features = learner.encode([names[i] for i in rows]).float()
+        features = encoded_names(learner, [names[i] for i in rows])
         directions[rows] = normalize(features - features.mean(0), dim=1)
     return directions
 

@@ -34,7 +34,8 @@ class Adapt:
     learner: Positional[str]
     """Meta-trained learner: a folder, a Hub id, or one in the package: general-english or general-chinese."""
     file: Positional[str | None] = None
-    """File of your labelled texts, any number of texts per class. Without it, --classes names the classes."""
+    """File of your labelled texts, any number of texts per class.
+    Without it, --classes or --class-names name the classes."""
     output: str
     """Folder to write the adapted classifier to."""
     table: OmitArgPrefixes[Table] = field(default_factory=Table)
@@ -45,8 +46,9 @@ class Adapt:
     names: bool = True
     """--no-names ignores class names, and what the learner knows of source classes with the same name."""
     class_names: tuple[str, ...] = ()
-    """What the labels mean, written label=name.
-    A name is a word or a short description in the language of the texts. By default the labels are the names."""
+    """What the labels mean, written label=name, or a file with the columns label and name.
+    A name is a word or a short description in the language of the texts. In a file, a label may have several rows:
+    the mean of these descriptions counts. By default the labels are the names."""
     classes: tuple[str, ...] = ()
     """Classes of which you have no text, written label or label=name. They are known by their names alone."""
     blend: float | None = None
@@ -123,6 +125,8 @@ class Adapt:
             raise InputError(f"--no-names and {option} contradict each other: choose one")
         for label in class_names.keys() & of_classes.keys():
             raise InputError(f"--classes and --class-names both name {label!r}: name it once")
+        if self.file is None and not further:
+            further = list(class_names)
         return of_classes | class_names, further
 
     def _read(self, further_classes: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -142,7 +146,8 @@ class Adapt:
                 )
             if len(further_classes) < 2:
                 raise InputError(
-                    "name the file of your labelled texts, or without any at least two classes: --classes sports tech"
+                    "name the file of your labelled texts, or without any at least two classes: --classes sports tech, "
+                    "or --class-names with a file of labels and names"
                 )
             return [], []
         domain = read_domain(self.file, self.table)

@@ -9,39 +9,62 @@ import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from metatext.data.domains import Domain
 from metatext.errors import InputError, suggest
 
 
-def parse_class_names(pairs: Sequence[str], option: str = "class_names") -> dict[str, str]:
+def parse_class_names(words: Sequence[str], option: str = "class_names") -> dict[str, str]:
     """Parses the words of `--class-names`, or of another `option` of the same form, each written label=name.
 
-    An empty name (`label=`) says that a label has no meaning. Only `class_names` may have one.
+    An empty name (`label=`) says that a label has no meaning. Only `class_names` may have one. A word of `class_names`
+    may also be a file with the columns label and name. Several rows of a label are several descriptions of it.
 
     Args:
-        pairs: the words.
+        words: the words.
         option: the name of the option, for the error message.
 
     Returns:
-        Label -> name.
+        Label -> name; several descriptions are lines of the name (see `descriptions`).
 
     Raises:
-        InputError: a word lacks the "=", the label or (in another option) the name, or a label has two names.
+        InputError: a word lacks the "=", the label or (in another option) the name; a label has two names; or a file
+            cannot be read.
 
     Example:
         >>> parse_class_names(["sports=体育", "tech=科技", "other="])
         {'sports': '体育', 'tech': '科技', 'other': ''}
     """
     names: dict[str, str] = {}
-    for pair in pairs:
-        label, equals, name = pair.partition("=")
-        if not label or not equals or (not name and option != "class_names"):
-            raise InputError(f"{option} must be label=name, such as sports=体育, got {pair!r}")
-        if label in names:
-            raise InputError(f"{option} gives label {label!r} two names, {names[label]!r} and {name!r}")
-        names[label] = name
+    for word in words:
+        for label, name in _named_labels(word, option):
+            if label in names:
+                raise InputError(f"{option} gives label {label!r} two names, {names[label]!r} and {name!r}")
+            names[label] = name
     return names
+
+
+def _named_labels(word: str, option: str) -> list[tuple[str, str]]:
+    """The labels that a word of `parse_class_names` names, each with its name."""
+    label, equals, name = word.partition("=")
+    if label and equals and (name or option == "class_names"):
+        return [(label, name)]
+    if option == "class_names" and Path(word).is_file():
+        rows = Domain.from_file(word, text="name", label="label")
+        return [(label, "\n".join(rows.texts[row] for row in rows.rows_of[label])) for label in rows.classes]
+    file = ", or a file with the columns label and name" if option == "class_names" else ""
+    raise InputError(f"{option} must be label=name, such as sports=体育{file}, got {word!r}")
+
+
+def descriptions(name: str) -> list[str]:
+    """The descriptions that a name consists of, one a line; they count as their mean.
+
+    Example:
+        >>> descriptions("体育\\n足球和篮球"), descriptions("")
+        (['体育', '足球和篮球'], [])
+    """
+    return [line for line in map(str.strip, name.splitlines()) if line]
 
 
 def check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import softmax
 
+from metatext.adaptation.start import encoded_names
 from metatext.data.class_names import class_names_for
 from metatext.evaluation.baselines import Fit, FrozenEncoder, Predict, Prediction, ZeroShotFit, most_probable
 from metatext.learners.learner import Learner
@@ -42,7 +43,7 @@ def class_names_alone(encoder: FrozenEncoder, names: Mapping[str, str]) -> ZeroS
 
     def fit(classes: Sequence[str]) -> Predict:
         named = [label for label in classes if names[label]] or list(classes)
-        name_directions = _unit(encoder.support([names[label] or label for label in named]))  # (named, hidden)
+        name_directions = _unit(_encoded(encoder, [names[label] or label for label in named]))  # (named, hidden)
 
         def predict(queries: Sequence[str]) -> Prediction:
             cosines = _unit(encoder.queries(queries)) @ name_directions.T  # (texts, named)
@@ -75,7 +76,7 @@ def prototypes_with_names(encoder: FrozenEncoder, names: Mapping[str, str]) -> F
         prototypes = np.zeros_like(vectors, shape=(len(classes), vectors.shape[1]))
         named = [row for row, label in enumerate(classes) if names[label]]
         if len(named) > 1:  # a single name has no direction from the mean of the names
-            encoded = encoder.support([names[classes[row]] for row in named])
+            encoded = _encoded(encoder, [names[classes[row]] for row in named])
             prototypes[named] = NAME_WEIGHT * _unit(encoded - encoded.mean(0))
         np.add.at(prototypes, rows, _unit(vectors - centre))
 
@@ -86,6 +87,11 @@ def prototypes_with_names(encoder: FrozenEncoder, names: Mapping[str, str]) -> F
         return predict
 
     return fit
+
+
+def _encoded(encoder: FrozenEncoder, names: Sequence[str]) -> np.ndarray:
+    """Features of class names, (names, hidden), without the cache, so that the time of a fit includes it."""
+    return encoded_names(encoder.encoder, names).numpy()
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -49,7 +49,8 @@ class EvaluateSettings:
     """--no-names lets the given learners ignore class names, and what they know of source classes of the same name.
     The rows names and frozen+names are left out."""
     class_names: tuple[str, ...] = ()
-    """Names of labels in the language of the texts, as label=name. All methods that read names use them."""
+    """Names of labels in the language of the texts, as label=name, or a file with the columns label and name.
+    All methods that read names use them."""
     test: str | None = None
     """Labelled file with the test texts. Default: target rows outside the support."""
     ways: int | None = None
@@ -79,7 +80,9 @@ class EvaluateSettings:
     """Also plot accuracy against shots, in an SVG file beside the output. Needs metatext[plot]."""
 
     def __post_init__(self) -> None:
-        if parse_class_names(self.class_names) and not self.names:
+        names = parse_class_names(self.class_names)  # a file may change before the evaluation is resumed
+        object.__setattr__(self, "class_names", tuple(f"{label}={name}" for label, name in names.items()))
+        if names and not self.names:
             raise InputError("names=False and class_names contradict each other: choose one")
         if "ablations" in self.methods and not self.names:
             raise InputError("the ablations leave out names themselves: take methods without ablations, or names=True")

@@ -18,6 +18,7 @@ from metatext.adaptation.adapt import adapt, support_of
 from metatext.adaptation.fine_tuning import fine_tuned
 from metatext.adaptation.held_out import HeldOutFit
 from metatext.adaptation.prototypes import CentredFeatures, CentrePrior
+from metatext.adaptation.start import encoded_names
 from metatext.adaptation.start_selection import choose_start, posterior_means, source_rows
 from metatext.data.class_names import (
     check_class_names,
@@ -550,7 +551,7 @@ def test_a_blend_needs_the_pretrained_weights(learner: Learner) -> None:
 
 def test_names_on_the_command_line_are_pairs() -> None:
     assert parse_class_names(["sports=体育", "a=b=c", "c="]) == {"sports": "体育", "a": "b=c", "c": ""}
-    with pytest.raises(InputError, match="class_names must be label=name, such as sports=体育, got 'sports'"):
+    with pytest.raises(InputError, match=r"class_names must be label=name, such as sports=体育, or .* got 'sports'"):
         EvaluateSettings(class_names=("sports",))
     with pytest.raises(InputError, match=r"target_labels must be label=name, .* got 'sports='"):
         parse_class_names(["sports="], "target_labels")
@@ -560,6 +561,30 @@ def test_names_on_the_command_line_are_pairs() -> None:
         EvaluateSettings(names=False, methods=("maml", "ablations"))
     with pytest.raises(InputError, match="class_names gives label 'a' two names, 'x' and 'y'"):
         EvaluateSettings(class_names=("a=x", "a=y"))
+
+
+def test_names_may_stand_in_a_file_with_several_descriptions_of_a_label(tmp_path: Path) -> None:
+    file = tmp_path / "names.csv"
+    file.write_text("label,name\nsports,体育\ntech,科技\nsports,足球和篮球\n", encoding="utf-8")
+    names = {"sports": "体育\n足球和篮球", "tech": "科技", "other": ""}
+    assert parse_class_names([str(file), "other="]) == names
+    settings = EvaluateSettings(class_names=(str(file), "other="))
+    file.unlink()  # what an evaluation was made with does not depend on what the file says later
+    assert parse_class_names(settings.class_names) == names
+    with pytest.raises(InputError, match=r"must be label=name, such as sports=体育, or a file with the columns label"):
+        parse_class_names([str(file)])
+    file.write_text("label,description\nsports,体育\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"names\.csv has no column 'name'"):
+        parse_class_names([str(file)])
+
+
+def test_several_descriptions_count_as_their_mean(learner: Learner) -> None:
+    both = encoded_names(learner, [f"{TEXTS[0]}\n\n {TEXTS[1]} ", TEXTS[2]])
+    apart = learner.encode(TEXTS[:3])
+    torch.testing.assert_close(both, torch.stack([apart[:2].mean(0), apart[2]]))
+    learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS, KNOWN * 2, name="source")])
+    row = learner.source_classes.names.index(KNOWN[1])
+    assert source_rows(learner, CLASSES, [f"x\n{KNOWN[1]}", "", ""]) == [[row], [], []]
 
 
 # ---------------------------------------------------------------- unlabelled texts

@@ -570,6 +570,10 @@ def test_a_classifier_is_made_of_names_alone(
     assert "adapted to the names of its classes and 2 texts without labels\n" in capsys.readouterr().out
     config = json.loads((tmp_path / "names" / "config.json").read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "sport", "1": "股票"}
+    (tmp_path / "names.csv").write_text("label,name\nsport,球队\nsport,比赛\nstock,股票\n", encoding="utf-8")
+    main(words("adapt", tiny_bert, "--class-names", tmp_path / "names.csv", "--output", tmp_path / "file"))
+    config = json.loads((tmp_path / "file" / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"] == {"0": "sport", "1": "stock"}
 
 
 @pytest.mark.parametrize(
