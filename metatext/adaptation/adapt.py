@@ -6,25 +6,27 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metatext.adaptation.adapted import Adapted, break_ties
 from metatext.adaptation.fine_tuning import EPOCHS, LARGE, LARGE_EPOCHS, MIN_TEXTS, fine_tuned
-from metatext.adaptation.inference import predict
-from metatext.adaptation.start import Start
+from metatext.adaptation.prototypes import PrototypeLayer
+from metatext.adaptation.start import Start, encoded_names
 from metatext.adaptation.start_selection import choose_start, warn_of_unreadable_names
-from metatext.data.class_names import check_class_names, class_names_for, names_in_another_script, near_duplicates
+from metatext.data.class_names import (
+    check_class_names,
+    class_names_for,
+    names_in_another_script,
+    near_duplicates,
+    without_negations,
+)
 from metatext.data.columns import checked_pairs, checked_texts
 from metatext.data.episodes import Examples
 from metatext.encoders.sequence_classifier import to_classifier
-from metatext.encoders.tokenization import TokenCache
 from metatext.errors import InputError, quote_list
-from metatext.files import new_folder, write_json
-from metatext.hub.model_folder import METADATA
 from metatext.learners.heads import LinearHead, LinearLayer
 from metatext.learners.learner import Learner
 from metatext.learners.meta_gradient import adapted
@@ -32,35 +34,6 @@ from metatext.learners.text_length import adaptation_length, reading_at
 from metatext.learners.weight_blending import BLENDS, blended
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """An adapted classifier."""
-
-    model: Any
-    """A plain transformers sequence classifier."""
-    tokens: TokenCache
-    """Its tokenizer, with a cache of token ids."""
-    classes: list[str]
-    """Class labels in the order of the logits."""
-    metadata: dict[str, Any]
-    """How the classifier was made: learner, support sizes, start and fine-tuning."""
-
-    def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Writes a plain transformers folder with the metadata in `metatext.json`.
-
-        Raises:
-            FileExistsError: the folder is not empty and `overwrite` is not set.
-        """
-        with new_folder(folder, overwrite) as beside:
-            self.model.save_pretrained(beside)
-            self.tokens.tokenizer.save_pretrained(beside)
-            write_json(beside / METADATA, self.metadata)
-
-    def probabilities(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Computes the class probabilities of `texts`, float32 (n, classes) on the CPU."""
-        return predict(self.model, self.tokens, texts, batch_size)
 
 
 @torch.inference_mode(False)  # fine-tuning needs gradients, also for a caller in inference mode
@@ -148,7 +121,8 @@ def _adapt(
     _warn_of_names(learner, [*texts, *unlabelled], classes, names, class_names or {}, start)
     epochs = fine_tuning_epochs(support, start, steps, epochs)
     with adapted_learner(learner, support, classes, start, steps, epochs, unlabelled) as layer:
-        model = to_classifier(learner.encoder, learner.settings.pooling, _break_ties(layer), classes)
+        model = to_classifier(learner.encoder, learner.settings.pooling, break_ties(layer), classes)
+        centres = _centres(learner, layer, names)
     counts = Counter(labels)
     metadata = learner.metadata("classifier")
     metadata |= {"classes": classes, "support": {label: counts[label] for label in classes}}
@@ -157,7 +131,7 @@ def _adapt(
         metadata |= {"epochs": epochs, "unlabelled": len(unlabelled)}
     if steps is not None or start:
         metadata["inner_steps"] = steps or 0
-    return Adapted(model, learner.tokens, classes, metadata)
+    return Adapted(model, learner.tokens, classes, metadata, centres)
 
 
 def support_of(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> Examples:
@@ -216,9 +190,12 @@ def adapted_learner(
     with (
         blended(learner, start.blend),
         fine_tuned(learner, support, start, epochs, unlabelled) as first_layer,
-        adapted(learner, support, classes, steps or 0, first_layer) as layer,
     ):
-        yield layer
+        if not steps:
+            yield first_layer
+            return
+        with adapted(learner, support, classes, steps, first_layer) as layer:
+            yield layer
 
 
 def _check_request(learner: Learner, classes: Sequence[str], steps: int | None, epochs: int | None) -> None:
@@ -285,16 +262,9 @@ def _warn_of_names(
         logger.warning("these labels do not say what they are and have no name, as others do: %s", quote_list(nameless))
 
 
-def _break_ties(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Breaks ties deterministically in favour of the first class.
-
-    Classes with the same support have the same logits up to rounding errors, which depend on the batch.
-    """
-    weight, bias = layer.weight.clone(), layer.bias.clone()
-    limit, margin = tolerance * weight.abs().max(), 1e-5 * bias.abs().max().clamp(min=1.0)
-    for row in range(1, len(weight)):
-        distance = (weight[:row] - weight[row]).abs().amax(1)
-        twin = int(distance.argmin())
-        if distance[twin] <= limit:
-            weight[row], bias[row] = weight[twin], bias[twin] - margin
-    return weight, bias
+def _centres(learner: Learner, layer: LinearLayer, names: Sequence[str]) -> dict[str, Tensor]:
+    """The centre of the texts and, if names are used, that of the names, (hidden,) each."""
+    if not isinstance(layer, PrototypeLayer):
+        return {}
+    usable = [name for name in without_negations(learner.tokens.readable(names)) if name]
+    return {"texts": layer.centre} | ({"names": encoded_names(learner, usable).mean(0)} if len(usable) > 1 else {})

@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from metatext.adaptation.adapt import Adapted, adapt
+from metatext.adaptation.adapt import adapt
+from metatext.adaptation.adapted import Adapted
 from metatext.data.columns import checked_pairs, checked_texts, is_missing
 from metatext.encoders.transformers_loading import default_device
 from metatext.errors import InputError

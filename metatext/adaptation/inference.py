@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metatext.encoders.architectures import positions
+from metatext.encoders.sequence_classifier import head_inputs
 from metatext.encoders.tokenization import TokenCache, load_tokenizer
 from metatext.encoders.transformers_loading import default_device, loading
 from metatext.errors import InputError
@@ -56,3 +57,14 @@ def predict(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: in
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         probabilities[batch.rows.cpu()] = logits.float().softmax(1).cpu()
     return probabilities
+
+
+@torch.no_grad()
+def head_features(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+    """Computes what the linear layer of an adapted classifier reads, float32 (n, hidden) on the CPU, in text order."""
+    features = torch.empty(len(texts), model.config.hidden_size)
+    with head_inputs(model) as found:
+        for batch in tokens.batches(texts, batch_size, model.device):
+            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+            features[batch.rows.cpu()] = found.pop().float().cpu()
+    return features

@@ -42,6 +42,17 @@ class CentrePrior(NamedTuple):
         )
 
 
+class PrototypeLayer(LinearLayer):
+    """Linear layer of prototypes, with the point that they are measured from."""
+
+    centre: Tensor  # (hidden,)
+
+    def __new__(cls, weight: Tensor, bias: Tensor, centre: Tensor) -> PrototypeLayer:
+        layer = super().__new__(cls, weight, bias)
+        layer.centre = centre
+        return layer
+
+
 class CentredFeatures:
     """Features of a support as unit directions from their centre, the mean of the class means.
 
@@ -131,10 +142,10 @@ class CentredFeatures:
             sums = probabilities.T @ directions * weight
         return sums
 
-    def layer(self, class_priors: Tensor, scale: float) -> LinearLayer:
+    def layer(self, class_priors: Tensor, scale: float) -> PrototypeLayer:
         """The prototypes as a linear layer on features: logits are about `scale` times the cosines.
 
         A linear layer cannot normalise the features, so all are taken to lie at the mean distance from the centre.
         """
         weight = normalize(self.prototypes(class_priors), dim=1) * (scale / self.radius)
-        return LinearLayer(weight, -weight @ self.centre)
+        return PrototypeLayer(weight, -weight @ self.centre, self.centre)

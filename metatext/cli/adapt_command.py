@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from metatext.data.settings import Table
 from metatext.data.user_files import read_domain, read_unlabelled
 from metatext.errors import InputError
 from metatext.files import check_free
+from metatext.hub.model_folder import read_metadata, resolve_folder
 
 if TYPE_CHECKING:
-    from metatext.adaptation.adapt import Adapted
+    from metatext.adaptation.adapted import Adapted
     from metatext.learners.learner import Learner
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,13 @@ class Adapt:
     """Adapt a meta-trained learner to your labelled texts. The result is a plain transformers classifier.
 
     Example: metatext adapt general-english my.csv --text text --label label --output my-model
+
+    Of an adapted classifier it makes one with further classes: metatext adapt my-model new.csv --output my-model-2
     """
 
     learner: Positional[str]
-    """Meta-trained learner: a folder, a Hub id, or one in the package: general-english or general-chinese."""
+    """Meta-trained learner: a folder, a Hub id, or one in the package: general-english or general-chinese.
+    Or the folder of an adapted classifier that is to get the classes of the file, all of them new."""
     file: Positional[str | None] = None
     """File of your labelled texts, any number of texts per class.
     Without it, --classes or --class-names name the classes."""
@@ -78,6 +82,11 @@ class Adapt:
 
         check_free(self.output, self.overwrite)
         class_names, further_classes = self._names()
+        metadata = read_metadata(resolve_folder(self.learner))
+        if metadata.get("kind") == "classifier":
+            table = replace(self.table, clean=self.table.clean or tuple(metadata.get("clean", ())))
+            replace(self, table=table)._add_classes(class_names, further_classes)
+            return
         texts, labels = self._read(further_classes)
         unlabelled = read_unlabelled(self.unlabelled, self.table)
         learner = Learner.from_pretrained(self.learner, encoder=self.encoder).to(default_device())
@@ -106,6 +115,27 @@ class Adapt:
         if all_texts := [*texts, *unlabelled]:
             _print_length(adapted.tokens.max_length, adapted.tokens.count_cut(all_texts), len(all_texts))
 
+    def _add_classes(self, class_names: dict[str, str], further_classes: list[str]) -> None:
+        """Adds the classes of the file, and those that are named, to a classifier."""
+        from metatext.adaptation.further_classes import add_classes
+
+        of_learners = ("steps", "blend", "epochs", "unlabelled", "max_length", "encoder", "names")
+        if given := [name for name in of_learners if getattr(self, name) != getattr(type(self), name)]:
+            raise InputError(
+                f"{self.learner} is an adapted classifier, to which classes are only added: leave out "
+                f"--{'no-names' if given == ['names'] else given[0].replace('_', '-')}, or name the learner"
+            )
+        if self.file is None and not further_classes:
+            raise InputError(f"name a file with texts of classes that {self.learner} lacks, or --classes without texts")
+        texts, labels = self._read(further_classes, least=1)
+        adapted = add_classes(self.learner, texts, labels, class_names, further_classes)
+        adapted.metadata["clean"] = list(self.table.clean)
+        adapted.save_pretrained(self.output, self.overwrite)
+        new = len({*labels, *further_classes})
+        print(f"{self.output}: a classifier of {len(adapted.classes)} classes, {new} of them new")
+        if texts:
+            print(f"of your {len(texts)} texts it gives {_correct(adapted, texts, labels)} your label")
+
     def _names(self) -> tuple[dict[str, str], list[str]]:
         """Returns label -> name, of --class-names and --classes together, and the labels of --classes.
 
@@ -129,12 +159,12 @@ class Adapt:
             further = list(class_names)
         return of_classes | class_names, further
 
-    def _read(self, further_classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    def _read(self, further_classes: Sequence[str], least: int = 2) -> tuple[list[str], list[str]]:
         """Returns the texts and labels of the file; none without a file.
 
         Raises:
-            InputError: fewer than two classes, of the file and `further_classes` together; options that contradict each
-                other or the file; or a malformed file.
+            InputError: fewer than `least` classes, of the file and `further_classes` together; options that contradict
+                each other or the file; or a malformed file.
         """
         if self.table.by:
             raise InputError("--by parts source files into domains, but a file to adapt to is one: leave it out")
@@ -144,7 +174,7 @@ class Adapt:
                     f"--label {self.table.label} is a column of your labelled texts, but their file is not named: name "
                     "it right after the learner"
                 )
-            if len(further_classes) < 2:
+            if len(further_classes) < least:
                 raise InputError(
                     "name the file of your labelled texts, or without any at least two classes: --classes sports tech, "
                     "or --class-names with a file of labels and names"
@@ -156,7 +186,7 @@ class Adapt:
                 raise InputError(f"{self.file} has texts of {label!r}: --classes is for classes without texts")
             if close := get_close_matches(label, domain.classes, 1, 0.8):
                 logger.warning("--classes adds a class %r, and the file has texts of %r", label, close[0])
-        if len({*domain.classes, *further_classes}) < 2:
+        if len({*domain.classes, *further_classes}) < least:
             raise InputError(f"{self.file} has only one class, {domain.classes[0]!r}, in column {self.table.label!r}")
         return domain.texts, domain.labels
 
@@ -182,9 +212,13 @@ def _learned_from(adapted: Adapted, texts: Sequence[str], labels: Sequence[str])
     more = f" and {others} texts without labels" if others else ""
     if not texts:
         return f"adapted to the names of its classes{more}"
+    return f"adapted to {len(texts)} texts{more}, of which it gives {_correct(adapted, texts, labels)} your label"
+
+
+def _correct(adapted: Adapted, texts: Sequence[str], labels: Sequence[str]) -> int:
+    """Counts the texts to which a classifier gives their label."""
     predicted = [adapted.classes[i] for i in adapted.probabilities(texts).argmax(1).tolist()]
-    correct = sum(label == true for label, true in zip(predicted, labels, strict=True))
-    return f"adapted to {len(texts)} texts{more}, of which it gives {correct} your label"
+    return sum(label == true for label, true in zip(predicted, labels, strict=True))
 
 
 def _print_length(max_length: int, cut: int, texts: int) -> None:

@@ -18,7 +18,8 @@ ModernBERT has mean pooling and a final LayerNorm already, so only its dense lay
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,9 +49,7 @@ def to_classifier(encoder: Any, pooling: str, layer: tuple[Tensor, Tensor], clas
 
     architecture = ARCHITECTURES[encoder.config.model_type]
     config = copy.deepcopy(encoder.config)
-    config.num_labels = len(classes)
-    config.id2label = dict(enumerate(classes))
-    config.label2id = {name: i for i, name in enumerate(classes)}
+    _set_classes(config, classes)
     config.dtype = torch.float32
     native = config.model_type == "modernbert"
     if native:
@@ -69,6 +68,55 @@ def to_classifier(encoder: Any, pooling: str, layer: tuple[Tensor, Tensor], clas
             _make_pooling_layer(layers[-2], layers[-1], architecture, pooling)
         _make_head(model, architecture, *(tensor.cpu() for tensor in layer))
     return model.to(encoder.device)
+
+
+def head_of(model: Any) -> tuple[Tensor, Tensor]:
+    """Returns the linear layer of a classifier that `to_classifier` built: weight (ways, hidden) and bias (ways,)."""
+    architecture = ARCHITECTURES[model.config.model_type]
+    output = model.get_submodule(architecture.output)
+    weight, bias = output.weight.detach().clone(), output.bias.detach().clone()
+    if architecture.activation == "positive":
+        bias += _SHIFT * weight.sum(1)
+    return (weight / _TANH_RANGE if architecture.activation == "tanh" else weight), bias
+
+
+def replace_head(model: Any, layer: tuple[Tensor, Tensor], classes: Sequence[str]) -> None:
+    """Gives a classifier that `to_classifier` built another linear layer, and the classes of its rows."""
+    architecture = ARCHITECTURES[model.config.model_type]
+    weight, bias = layer
+    old = model.get_submodule(architecture.output)
+    model.set_submodule(architecture.output, nn.Linear(weight.shape[1], len(weight)).to(old.weight))
+    _set_classes(model.config, classes)
+    model.num_labels = len(classes)
+    with torch.no_grad():
+        _make_head(model, architecture, weight, bias)
+
+
+@contextmanager
+def head_inputs(model: Any) -> Iterator[list[Tensor]]:
+    """Collects the features that the linear layer of a classifier reads in the block, (n, hidden) a call.
+
+    They are those of the learner that the classifier was made of.
+    """
+    architecture, found = ARCHITECTURES[model.config.model_type], list[Tensor]()
+
+    def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if architecture.activation == "tanh":
+            found.append(inputs[0] * _TANH_RANGE)
+        else:
+            found.append(inputs[0] - _SHIFT if architecture.activation == "positive" else inputs[0])
+
+    handle = model.get_submodule(architecture.output).register_forward_pre_hook(collect)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _set_classes(config: Any, classes: Sequence[str]) -> None:
+    config.num_labels = len(classes)
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: i for i, name in enumerate(classes)}
 
 
 def _copy_encoder(encoder: Any, base: Any) -> None:

@@ -460,7 +460,9 @@ def test_a_folder_that_is_no_model_is_refused(
     target = bad / "target.jsonl"
     adapt = lambda learner: refused("adapt", learner, target, *COLUMNS, "--output", tmp_path / "x")  # noqa: E731
     assert "hollow holds no model: there is no config.json" in adapt(bad / "hollow")
-    assert "model holds a classifier, but what is needed is a meta-trained learner" in adapt(model)
+    assert "has these classes already: 'car', " in adapt(model)
+    needed = refused("evaluate", model, "--target", target, "--shots", "1", "--output", tmp_path / "x.json")
+    assert "model holds a classifier, but what is needed is a meta-trained learner" in needed
     assert "nowhere/at-all" in adapt("nowhere/at-all")
     predict = lambda learner: refused("predict", learner, target, "--output", tmp_path / "x.csv")  # noqa: E731
     assert "run is a learner, which predicts nothing yet: run `metatext adapt" in predict(run)
@@ -574,6 +576,25 @@ def test_a_classifier_is_made_of_names_alone(
     main(words("adapt", tiny_bert, "--class-names", tmp_path / "names.csv", "--output", tmp_path / "file"))
     config = json.loads((tmp_path / "file" / "config.json").read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "sport", "1": "stock"}
+
+
+def test_adapt_adds_classes_to_a_classifier(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = json.loads((model / "metatext.json").read_text(encoding="utf-8"))
+    new = write_jsonl(tmp_path / "new.jsonl", [{"text": t, "label": "weather"} for t in ("天气预报", "气温下降")])
+    main(words("adapt", model, new, "--output", tmp_path / "more"))
+    out = capsys.readouterr().out
+    assert f"a classifier of {len(old['classes']) + 1} classes, 1 of them new\n" in out
+    assert "of your 2 texts it gives 2 your label\n" in out
+    metadata = json.loads((tmp_path / "more" / "metatext.json").read_text(encoding="utf-8"))
+    assert metadata["classes"] == [*old["classes"], "weather"] and metadata["clean"] == old["clean"]
+    for options, message in [
+        ([new, "--epochs", "2"], "to which classes are only added: leave out --epochs, or name the learner"),
+        ([new, "--no-names"], "leave out --no-names, or name the learner"),
+        ([], "name a file with texts of classes that "),
+    ]:
+        with pytest.raises(SystemExit):
+            main(words("adapt", model, *options, "--output", tmp_path / "none"))
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
