@@ -136,4 +136,5 @@ def _layer(
     unlabelled_features = learner.encode(unlabelled).float()
     space = CentredFeatures(features, labels, len(class_priors), start.centre_prior, unlabelled_features)
     sums = space.soft_k_means(class_priors, unlabelled_features, start.scale)
-    return space.layer(class_priors + sums, start.calibrated_scale)
+    # Without labelled texts, the calibrated scale is that of names alone.
+    return space.layer(class_priors + sums, start.calibrated_scale if len(support) else start.scale)

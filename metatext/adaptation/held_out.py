@@ -20,6 +20,7 @@ SCALES = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0
 """Grid of scales applied to the cosine similarities before the softmax."""
 
 _PRIOR_SCALE = 6.0  # median of the prior of the scale
+_NAMES_SCALE = 12.0  # calibrated scale without labelled texts: cosines to names are smaller (docs/ablations.md)
 _LOG_PRIOR = (-((SCALES / _PRIOR_SCALE).log() ** 2) / (2 * 0.5**2)).log_softmax(0)
 """Log prior of each scale: log-normal with median 6 and sigma 0.5, normalised over the grid (docs/ablations.md)."""
 
@@ -112,7 +113,7 @@ def held_out_fit(
     """
     chance = -math.log(len(class_priors))
     if not len(labels):
-        return HeldOutFit(0.0, _PRIOR_SCALE, _PRIOR_SCALE)
+        return HeldOutFit(0.0, _PRIOR_SCALE, _NAMES_SCALE)
     cosines, missing = held_out_cosines(features, labels, class_priors, centre_prior, balanced=True)
     logits = cosines * SCALES.view(-1, 1, 1)
     log_likelihoods = log_softmax(logits, 2)[:, torch.arange(len(labels)), labels]  # (scales, n)
