@@ -22,6 +22,7 @@ from metatext.adaptation.adapt import support_of
 from metatext.adaptation.fine_tuning import ALL_LAYERS, TOP_LAYERS, Tuning, fine_tuned
 from metatext.adaptation.start_selection import choose_start
 from metatext.data.class_names import class_names_for
+from metatext.errors import InputError
 from metatext.evaluation.statistics import confidence_interval
 from metatext.evaluation.support_draws import Draw, make_draws
 from metatext.hub.markdown import markdown_table
@@ -72,7 +73,8 @@ def measure(learner: Learner, draw: Draw) -> dict[str, tuple[float, float]]:
     """Accuracy and CPU seconds of each variant on a draw."""
     support = support_of([text for text, _ in draw.support], [label for _, label in draw.support], draw.classes)
     start = choose_start(learner, support, draw.classes, class_names_for(draw.classes, None))
-    assert start
+    if start is None:
+        raise InputError(f"{learner.base_model} has a learned head, which the default adaptation does not fine-tune")
     results = {}
     with blended(learner, start.blend):
         for name, (tuning, passes) in VARIANTS.items():

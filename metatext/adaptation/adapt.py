@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metatext.adaptation.adapted import Adapted, break_ties
+from metatext.adaptation.adapted import Adapted
 from metatext.adaptation.fine_tuning import EPOCHS, LARGE, LARGE_EPOCHS, MIN_TEXTS, fine_tuned
 from metatext.adaptation.prototypes import PrototypeLayer
 from metatext.adaptation.start import Start, encoded_names
@@ -27,7 +27,7 @@ from metatext.data.columns import checked_pairs, checked_texts
 from metatext.data.episodes import Examples
 from metatext.encoders.sequence_classifier import to_classifier
 from metatext.errors import InputError, quote_list
-from metatext.learners.heads import LinearHead, LinearLayer
+from metatext.learners.heads import LinearHead, LinearLayer, break_ties
 from metatext.learners.learner import Learner
 from metatext.learners.meta_gradient import adapted
 from metatext.learners.text_length import adaptation_length, reading_at
@@ -114,7 +114,7 @@ def _adapt(
     _check_start(learner, blend, class_names, epochs, unlabelled, further_classes)
     labelled = set(texts)
     unlabelled = [text for text in dict.fromkeys(unlabelled) if text not in labelled]
-    _warn_of_texts(texts, labels, classes)
+    warn_of_texts(texts, labels, classes)
     names = class_names_for(classes, class_names)
     support = support_of(texts, labels, classes)
     start = choose_start(learner, support, classes, names, blend)
@@ -125,9 +125,11 @@ def _adapt(
         centres = _centres(learner, layer, names)
     counts = Counter(labels)
     metadata = learner.metadata("classifier")
-    metadata |= {"classes": classes, "support": {label: counts[label] for label in classes}}
+    metadata |= {"classes": classes, "class_names": names, "support": {label: counts[label] for label in classes}}
     if start:
         metadata["start"] = {"blend": start.blend, "names_weight": start.prior_weight, "shared": start.shared}
+        if isinstance(layer, PrototypeLayer):
+            metadata["start"]["centre_variance"] = layer.centre_variance
         metadata |= {"epochs": epochs, "unlabelled": len(unlabelled)}
     if steps is not None or start:
         metadata["inner_steps"] = steps or 0
@@ -230,7 +232,7 @@ def _check_start(
             raise InputError(f"{name} is for learners with a prototype head; this one's head has learned its classes")
 
 
-def _warn_of_texts(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:
+def warn_of_texts(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:
     """Warns of texts with several labels and labels that are nearly equal."""
     label_counts = Counter(text for text, _ in dict.fromkeys(zip(texts, labels, strict=True)))
     if ambiguous := [text for text, count in label_counts.items() if count > 1]:

@@ -12,11 +12,7 @@ from torch import Tensor
 from metatext.adaptation.inference import predict
 from metatext.encoders.tokenization import TokenCache
 from metatext.files import new_folder, write_json
-from metatext.hub.model_folder import METADATA
-from metatext.learners.heads import LinearLayer
-
-CENTRES = "centres.safetensors"
-"""File with the centres of an adapted classifier."""
+from metatext.hub.model_folder import CENTRES, METADATA
 
 
 @dataclass(frozen=True)
@@ -32,8 +28,8 @@ class Adapted:
     metadata: dict[str, Any]
     """How the classifier was made: learner, support sizes, start and fine-tuning."""
     centres: dict[str, Tensor] = field(default_factory=dict)
-    """What `add_classes` needs, float32 (hidden,) each: the centre of the texts and, if they are used, of the names.
-    None with a learned head or after inner steps."""
+    """What `add_classes` needs, float32 (hidden,) each: the centre of the texts and, if two classes or more have a
+    name, of the names. Empty with a learned head or after inner steps."""
 
     def save_pretrained(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes a plain transformers folder with the metadata in `metatext.json`.
@@ -53,18 +49,3 @@ class Adapted:
     def probabilities(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Computes the class probabilities of `texts`, float32 (n, classes) on the CPU."""
         return predict(self.model, self.tokens, texts, batch_size)
-
-
-def break_ties(layer: LinearLayer, tolerance: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Breaks ties deterministically in favour of the first class.
-
-    Classes with the same support have the same logits up to rounding errors, which depend on the batch.
-    """
-    weight, bias = layer.weight.clone(), layer.bias.clone()
-    limit, margin = tolerance * weight.abs().max(), 1e-5 * bias.abs().max().clamp(min=1.0)
-    for row in range(1, len(weight)):
-        distance = (weight[:row] - weight[row]).abs().amax(1)
-        twin = int(distance.argmin())
-        if distance[twin] <= limit:
-            weight[row], bias[row] = weight[twin], bias[twin] - margin
-    return weight, bias

@@ -1,7 +1,7 @@
 """Fine-tunes the encoder from the chosen start with the held-out loss.
 
-The loss is the negative held-out log-likelihood that also chose the start: each text is classified by prototypes of the
-other folds (`metatext.adaptation.held_out`). Prototypes of all texts fit these texts already, so their loss would
+The loss is the negative held-out log-likelihood: each text is classified by prototypes of the other folds
+(`metatext.adaptation.held_out`). Prototypes of all texts fit these texts already, so their loss would
 leave little to learn.
 """
 
@@ -50,7 +50,7 @@ def fine_tuned(
     learner: Learner,
     support: Examples,
     start: Start,
-    epochs: float,
+    epochs: int,
     unlabelled: Sequence[str] = (),
     tuning: Tuning | None = None,
 ) -> Iterator[LinearLayer]:
@@ -79,7 +79,8 @@ def fine_tuned(
     with in_scratch_memory(trainable), _requiring_gradients(trainable):
         features = start.features
         if layers and trainable:
-            features = _fine_tune(layers, support, start, epochs, tuning.learning_rate)
+            rate = ALL_LAYERS.learning_rate if layers.whole else tuning.learning_rate
+            features = _fine_tune(layers, trainable, support, start, epochs, rate)
         yield _layer(learner, features, support, start, unlabelled)
 
 
@@ -97,9 +98,11 @@ def _requiring_gradients(tensors: list[Tensor]) -> Iterator[None]:
             tensor.grad = gradient
 
 
-def _fine_tune(layers: TopLayers, support: Examples, start: Start, epochs: float, rate: float) -> Tensor:
-    """Fine-tunes the top layers and returns the features of the support, (n, hidden)."""
-    labels, trainable = class_indices(support), layers.parameters()
+def _fine_tune(
+    layers: TopLayers, trainable: list[Tensor], support: Examples, start: Start, epochs: int, rate: float
+) -> Tensor:
+    """Fine-tunes parameters of the top layers and returns the features of the support, (n, hidden)."""
+    labels = class_indices(support)
     steps = max(1, round(epochs * len(labels) / min(_BATCH_SIZE, len(labels))))
     logger.info("fine-tuning on %d texts, %d steps", len(labels), steps)
     optimizer = torch.optim.Adam(trainable, rate, fused=True)

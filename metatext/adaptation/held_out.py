@@ -1,7 +1,8 @@
 """The held-out likelihood of cosine prototypes.
 
 A text always fits a prototype that contains it, so the texts are scored by stratified k-fold cross-validation: a fold
-holds out one text of each class, and prototypes and centre are made of the other folds. Leaving out a single text would
+holds out one text of each class, or an equal part of it if it has more than ten. Prototypes and centre are made of the
+other folds. Leaving out a single text would
 not do: with the text in the centre, random labels look far better than chance, and without it, far worse.
 """
 
@@ -53,33 +54,18 @@ def stratified_folds(labels: Tensor) -> Tensor:
     return torch.tensor(folds, dtype=torch.int64)
 
 
-def _equal_counts(rows: Tensor, labels: Tensor, start: int) -> Tensor:
-    """As many of the rows of each class as the smallest class has, int64 (m,): the next ones from number `start` on."""
-    by_class = [rows[labels[rows] == label] for label in labels[rows].unique()]
-    fewest = min((len(own) for own in by_class), default=0)
-    chosen = [own[(start + torch.arange(fewest)) % len(own)] for own in by_class]
-    return torch.cat(chosen).sort().values if chosen else rows
-
-
 def held_out_cosines(
-    features: Tensor,
-    labels: Tensor,
-    class_priors: Tensor,
-    centre_prior: CentrePrior | None = None,
-    balanced: bool = False,
+    features: Tensor, labels: Tensor, class_priors: Tensor, centre_prior: CentrePrior | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cosines of each text to prototypes of the other folds. They are differentiable in the features.
 
-    If no class has two texts, the prototypes are the priors alone and the centre is that of all texts. Each class with
-    texts has as many in it.
+    If no class has two texts, the prototypes are the priors alone, and the centre is that of all texts.
 
     Args:
         features: float (n, hidden).
         labels: int64 (n,).
         class_priors: (ways, hidden).
         centre_prior: prior of the centre.
-        balanced: make prototypes and centre of equally many texts of each class. From unequal numbers, random labels
-            score above chance: every text lies nearer to the prototype of the largest class.
 
     Returns:
         The cosines, (n, ways), and a mask, bool (n,), of the texts whose class has no prototype in the other folds.
@@ -93,11 +79,9 @@ def held_out_cosines(
     for fold in range(int(folds.max()) + 1):
         held = (folds == fold).nonzero().squeeze(1)
         kept = (folds != fold).nonzero().squeeze(1)
-        if balanced:
-            kept = _equal_counts(kept, labels, start=fold)
         space = CentredFeatures(features[kept], labels[kept], ways, centre_prior)
         prototypes = space.prototypes(class_priors)
-        cosines.append(space.directions_of(features[held]) @ normalize(prototypes, dim=1).T)
+        cosines.append(space.cosines(features[held], prototypes))
         missing[held] = (prototypes.detach().norm(dim=1) < 1e-4)[labels[held]]
         rows.append(held)
     return torch.cat(cosines)[torch.cat(rows).argsort()], missing
@@ -114,7 +98,7 @@ def held_out_fit(
     chance = -math.log(len(class_priors))
     if not len(labels):
         return HeldOutFit(0.0, _PRIOR_SCALE, _NAMES_SCALE)
-    cosines, missing = held_out_cosines(features, labels, class_priors, centre_prior, balanced=True)
+    cosines, missing = held_out_cosines(features, labels, class_priors, centre_prior)
     logits = cosines * SCALES.view(-1, 1, 1)
     log_likelihoods = log_softmax(logits, 2)[:, torch.arange(len(labels)), labels]  # (scales, n)
     log_likelihoods[:, missing] = chance

@@ -61,7 +61,7 @@ def predict(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: in
 
 @torch.no_grad()
 def head_features(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-    """Computes what the linear layer of an adapted classifier reads, float32 (n, hidden) on the CPU, in text order."""
+    """Computes the learner's features of texts with an adapted classifier, float32 (n, hidden) on the CPU, in order."""
     features = torch.empty(len(texts), model.config.hidden_size)
     with head_inputs(model) as found:
         for batch in tokens.batches(texts, batch_size, model.device):

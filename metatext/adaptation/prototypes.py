@@ -2,6 +2,11 @@
 
 Features are centred on the support's centre and normalised to unit length: these are the directions of the texts. The
 prototype of a class is the sum of the directions of its texts plus the prior of the class.
+
+Centre and prototypes are made of the same few texts. With unequal numbers of texts a class, the noise that they share
+favours the large classes: of 1 + 9 texts, noise would go to the second class nine times out of ten. Its expectation is
+known, and is subtracted (as Chan 2009, "Scale adjustments for classifiers in high-dimensional, low sample size
+settings", does for nearest centroids). With equal numbers it is the same for all classes, and zero.
 """
 
 from __future__ import annotations
@@ -46,11 +51,15 @@ class PrototypeLayer(LinearLayer):
     """Linear layer of prototypes, with the point that they are measured from."""
 
     centre: Tensor  # (hidden,)
+    centre_variance: float  # expected squared distance of the centre from that of endless texts
 
-    def __new__(cls, weight: Tensor, bias: Tensor, centre: Tensor) -> PrototypeLayer:
+    def __new__(cls, weight: Tensor, bias: Tensor, centre: Tensor, centre_variance: float) -> PrototypeLayer:
         layer = super().__new__(cls, weight, bias)
-        layer.centre = centre
+        layer.centre, layer.centre_variance = centre, centre_variance
         return layer
+
+    def __getnewargs__(self) -> tuple[Tensor, Tensor, Tensor, float]:  # for copies and pickles
+        return self.weight, self.bias, self.centre, self.centre_variance
 
 
 class CentredFeatures:
@@ -85,9 +94,9 @@ class CentredFeatures:
         centre_prior: CentrePrior | None = None,
         unlabelled: Tensor | None = None,
     ) -> None:
-        self.labels, self.ways = labels, ways
+        self.labels, self.ways, self._features = labels, ways, features
         counts = torch.bincount(labels, minlength=ways)
-        present = counts > 0
+        present, self._counts = counts > 0, counts.clamp(min=1)
         sums = features.new_zeros(ways, features.shape[1]).index_add(0, labels, features)
         means = sums[present] / counts[present].unsqueeze(1)
         self.centre: Tensor = means.sum(0) / max(1, len(means))
@@ -95,10 +104,16 @@ class CentredFeatures:
             # The centre is as uncertain as that of a balanced support of classes * (harmonic mean of the counts) texts.
             texts = len(means) ** 2 / float((1 / counts[present]).sum()) if len(means) else 0.0
             self.centre = centre_prior.shrink(self.centre, texts)
+        share = 0.0
         if unlabelled is not None:
             others = len(unlabelled)
             share = min(1.0, others / len(features)) if len(features) else others / (others + _CENTRE_PSEUDO_TEXTS)
             self.centre = self.centre.lerp(unlabelled.mean(0), share)
+        residuals = (features - (sums / self._counts.unsqueeze(1))[labels]).detach()
+        degrees_of_freedom = len(features) - len(means)
+        self._variance = float(residuals.square().sum()) / degrees_of_freedom if degrees_of_freedom else 0.0
+        self._labelled_share = (1 - share) / max(1, len(means))  # weight of each class mean in the centre
+        self.centre_variance: float = self._labelled_share**2 * self._variance * float((1 / counts[present]).sum())
         norm = features.shape[1] ** 0.5  # that of the features of a learner
         self._min_distance = 1e-4 * norm  # smaller distances are rounding errors
         located = features.detach() if len(features) or unlabelled is None else unlabelled
@@ -111,8 +126,28 @@ class CentredFeatures:
     def directions_of(self, features: Tensor) -> Tensor:
         """Unit directions of features (m, hidden) from the centre, (m, hidden)."""
         centred = features - self.centre
-        distances: Tensor = centred.norm(dim=1, keepdim=True).clamp(min=self._min_distance)
-        return centred / distances
+        directions: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=self._min_distance)
+        return directions
+
+    def cosines(self, features: Tensor, prototypes: Tensor) -> Tensor:
+        """Cosines of features (m, hidden) to prototypes, (m, ways), less what shared noise adds on average."""
+        distances = (features - self.centre).detach().norm(dim=1, keepdim=True).clamp(min=self._min_distance)
+        cosines: Tensor = self.directions_of(features) @ normalize(prototypes, dim=1).T
+        cosines = cosines - self._noise(prototypes) / distances
+        return cosines
+
+    @torch.no_grad()
+    def _noise(self, prototypes: Tensor) -> Tensor:
+        """Expected product of a unit prototype and a text from the centre, (ways,), due to the noise of the support.
+
+        With s the within-class variance, n_j the texts of class j, d their distances from the centre c, L_j the length
+        of its prototype and b the weight of a class mean in c: (sum 1 / d) / L_j * (var(c) - b * s / n_j).
+        """
+        distances = (self._features - self.centre).norm(dim=1).clamp(min=self._min_distance)
+        sums = distances.new_zeros(self.ways).index_add(0, self.labels, 1 / distances)
+        excess = self.centre_variance - self._labelled_share * self._variance / self._counts
+        noise: Tensor = sums / prototypes.norm(dim=1).clamp(min=1e-4) * excess
+        return noise
 
     def prototypes(self, class_priors: Tensor) -> Tensor:
         """Sums of the class priors, (ways, hidden), and the directions of each class's texts; (ways, hidden)."""
@@ -138,7 +173,7 @@ class CentredFeatures:
         labelled = self.prototypes(class_priors)
         sums = torch.zeros_like(labelled)
         for _ in range(rounds):
-            probabilities = (scale * directions @ normalize(labelled + sums, dim=1).T).softmax(1)  # (m, ways)
+            probabilities = (scale * self.cosines(unlabelled, labelled + sums)).softmax(1)  # (m, ways)
             sums = probabilities.T @ directions * weight
         return sums
 
@@ -147,5 +182,7 @@ class CentredFeatures:
 
         A linear layer cannot normalise the features, so all are taken to lie at the mean distance from the centre.
         """
-        weight = normalize(self.prototypes(class_priors), dim=1) * (scale / self.radius)
-        return PrototypeLayer(weight, -weight @ self.centre, self.centre)
+        prototypes, factor = self.prototypes(class_priors), scale / self.radius
+        weight = normalize(prototypes, dim=1) * factor
+        bias = -weight @ self.centre - self._noise(prototypes) * factor
+        return PrototypeLayer(weight, bias, self.centre, self.centre_variance)

@@ -23,16 +23,19 @@ class TopLayers:
     Args:
         learner: a learner. The states are those of its current weights.
         texts: the texts, n.
-        share: share of the layers that count as top layers, 0 to 1. With 1, and in an encoder that cannot be split,
-            the embeddings belong to them too, and there are no states below.
+        share: share of the layers that count as top layers, 0 to 1.
+
+    Attributes:
+        whole: whether all layers are top layers. The embeddings belong to them then.
     """
 
     def __init__(self, learner: Learner, texts: Sequence[str], share: float) -> None:
         self._learner, self._texts = learner, texts
         layers = learner.encoder.get_submodule(ARCHITECTURES[learner.encoder.config.model_type].layers)
         number = max(1, round(share * len(layers)))
-        self._parts = split_at(learner.encoder, number)
-        top = layers[-number:] if self._parts else learner.encoder
+        self.whole = number >= len(layers)
+        top = learner.encoder if self.whole else layers[-number:]
+        self._parts = split_at(learner.encoder, number)  # None also if the architecture cannot be split
         self._ids = {id(parameter) for parameter in top.parameters()}
         lengths = torch.tensor([len(ids) for ids in learner.tokens.ids(texts)])
         self._first_token = lengths.cumsum(0) - lengths  # (n,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,7 @@ from metatext.data.settings import Table
 from metatext.data.user_files import read_domain, read_unlabelled
 from metatext.errors import InputError
 from metatext.files import check_free
-from metatext.hub.model_folder import read_metadata, resolve_folder
+from metatext.hub.model_folder import CENTRES, METADATA, read_metadata, resolve_folder
 
 if TYPE_CHECKING:
     from metatext.adaptation.adapted import Adapted
@@ -36,7 +36,7 @@ class Adapt:
 
     learner: Positional[str]
     """Meta-trained learner: a folder, a Hub id, or one in the package: general-english or general-chinese.
-    Or the folder of an adapted classifier that is to get the classes of the file, all of them new."""
+    Or an adapted classifier, a folder or a Hub id, that is to get the classes of the file, all of them new."""
     file: Positional[str | None] = None
     """File of your labelled texts, any number of texts per class.
     Without it, --classes or --class-names name the classes."""
@@ -82,11 +82,13 @@ class Adapt:
 
         check_free(self.output, self.overwrite)
         class_names, further_classes = self._names()
-        metadata = read_metadata(resolve_folder(self.learner))
-        if metadata.get("kind") == "classifier":
-            table = replace(self.table, clean=self.table.clean or tuple(metadata.get("clean", ())))
-            replace(self, table=table)._add_classes(class_names, further_classes)
+        folder = resolve_folder(self.learner)
+        metadata = read_metadata(folder)
+        if metadata.get("kind") == "classifier" or (folder / CENTRES).exists():
+            self._add_classes(metadata, class_names, further_classes)
             return
+        if self.file is None and not further_classes:
+            further_classes = list(class_names)
         texts, labels = self._read(further_classes)
         unlabelled = read_unlabelled(self.unlabelled, self.table)
         learner = Learner.from_pretrained(self.learner, encoder=self.encoder).to(default_device())
@@ -115,23 +117,32 @@ class Adapt:
         if all_texts := [*texts, *unlabelled]:
             _print_length(adapted.tokens.max_length, adapted.tokens.count_cut(all_texts), len(all_texts))
 
-    def _add_classes(self, class_names: dict[str, str], further_classes: list[str]) -> None:
-        """Adds the classes of the file, and those that are named, to a classifier."""
+    def _add_classes(
+        self, metadata: Mapping[str, Any], class_names: Mapping[str, str], further_classes: Sequence[str]
+    ) -> None:
+        """Adds the classes of the file, and those that are named, to a classifier with this metadata."""
         from metatext.adaptation.further_classes import add_classes
 
+        if not metadata:
+            raise InputError(f"{self.learner} is an adapted classifier without its {METADATA}: adapt the learner anew")
         of_learners = ("steps", "blend", "epochs", "unlabelled", "max_length", "encoder", "names")
         if given := [name for name in of_learners if getattr(self, name) != getattr(type(self), name)]:
             raise InputError(
                 f"{self.learner} is an adapted classifier, to which classes are only added: leave out "
                 f"--{'no-names' if given == ['names'] else given[0].replace('_', '-')}, or name the learner"
             )
-        if self.file is None and not further_classes:
+        clean = tuple(metadata.get("clean") or ())
+        if self.table.clean not in ((), clean):
+            raise InputError(f"{self.learner} cleans texts as it did when it was made: leave out --clean")
+        texts, labels = list[str](), list[str]()
+        if self.file is not None:
+            texts, labels = replace(self, table=replace(self.table, clean=clean))._read(further_classes, least=1)
+        elif not further_classes and not class_names:
             raise InputError(f"name a file with texts of classes that {self.learner} lacks, or --classes without texts")
-        texts, labels = self._read(further_classes, least=1)
         adapted = add_classes(self.learner, texts, labels, class_names, further_classes)
-        adapted.metadata["clean"] = list(self.table.clean)
+        adapted.metadata["clean"] = list(clean)
         adapted.save_pretrained(self.output, self.overwrite)
-        new = len({*labels, *further_classes})
+        new = len(adapted.classes) - len(metadata["classes"])
         print(f"{self.output}: a classifier of {len(adapted.classes)} classes, {new} of them new")
         if texts:
             print(f"of your {len(texts)} texts it gives {_correct(adapted, texts, labels)} your label")
@@ -155,8 +166,6 @@ class Adapt:
             raise InputError(f"--no-names and {option} contradict each other: choose one")
         for label in class_names.keys() & of_classes.keys():
             raise InputError(f"--classes and --class-names both name {label!r}: name it once")
-        if self.file is None and not further:
-            further = list(class_names)
         return of_classes | class_names, further
 
     def _read(self, further_classes: Sequence[str], least: int = 2) -> tuple[list[str], list[str]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from metatext.data.domains import Domain
+from metatext.data.readers import SUFFIXES
 from metatext.errors import InputError, suggest
 
 
@@ -47,12 +48,16 @@ def parse_class_names(words: Sequence[str], option: str = "class_names") -> dict
 
 def _named_labels(word: str, option: str) -> list[tuple[str, str]]:
     """The labels that a word of `parse_class_names` names, each with its name."""
-    label, equals, name = word.partition("=")
-    if label and equals and (name or option == "class_names"):
-        return [(label, name)]
     if option == "class_names" and Path(word).is_file():
         rows = Domain.from_file(word, text="name", label="label")
+        if wrong := next((label for label in rows.classes if "=" in label), None):
+            raise InputError(f"{word} has a label with an equals sign, {wrong!r}: labels with names cannot have one")
         return [(label, "\n".join(rows.texts[row] for row in rows.rows_of[label])) for label in rows.classes]
+    label, equals, name = word.partition("=")
+    if option == "class_names" and not equals and Path(word).suffix in SUFFIXES:
+        raise InputError(f"class_names names the file {word}, which does not exist")
+    if label and equals and (name or option == "class_names"):
+        return [(label, name)]
     file = ", or a file with the columns label and name" if option == "class_names" else ""
     raise InputError(f"{option} must be label=name, such as sports=体育{file}, got {word!r}")
 
@@ -125,11 +130,15 @@ def without_negations(names: Sequence[str]) -> list[str]:
         >>> without_negations(["bank card", "credit card"])
         ['bank card', 'credit card']
     """
-    words = [fold_case(name).replace("-", " ").split() for name in names]
-    two = sum(map(bool, names)) == 2
+    words = [
+        (row, fold_case(line).replace("-", " ").split())
+        for row, name in enumerate(names)
+        for line in descriptions(name)
+    ]
+    two = sum(map(bool, names)) == 2 == len(words)
     empty = set[int]()
-    for (i, longer), (j, shorter) in itertools.permutations(enumerate(words), 2):
-        rest = _rest(longer, shorter) if longer and shorter else None
+    for (i, longer), (j, shorter) in itertools.permutations(words, 2):
+        rest = _rest(longer, shorter) if i != j else None
         if rest is not None and (two or rest in _NEGATIONS):
             empty |= {i, j}
     return ["" if row in empty else name for row, name in enumerate(names)]

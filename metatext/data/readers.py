@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
-_SUFFIXES = (*_DELIMITERS, *_JSON_LINES, ".json", ".parquet")
+SUFFIXES = (*_DELIMITERS, *_JSON_LINES, ".json", ".parquet")
+"""Suffixes of tables that are read."""
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _BLANK_BYTES = codecs.BOM_UTF8 + codecs.BOM_UTF16_LE + b"\0 \t\r\n"
 # If this many non-ASCII characters decode as UTF-8 before the first bad byte, the file is UTF-8 with an error. In
@@ -65,12 +66,10 @@ def read_rows(path: str | Path, encoding: str | None = None) -> Dataset:
         rows = _parquet_dataset(data, path)
     elif suffix in _DELIMITERS:
         rows = _dataset(_delimited_columns(_decode(data, path, encoding), path, _DELIMITERS[suffix]), path)
-    elif suffix in _SUFFIXES or first in (b"[", b"{"):
+    elif suffix in SUFFIXES or first in (b"[", b"{"):
         rows = _dataset(_json_columns(_json_document(_decode(data, path, encoding), path), path), path)
     else:
-        raise InputError(
-            f"{path} is of no known type: its suffix is none of {', '.join(_SUFFIXES)}, and it is not JSON"
-        )
+        raise InputError(f"{path} is of no known type: its suffix is none of {', '.join(SUFFIXES)}, and it is not JSON")
     if not len(rows):
         raise InputError(f"{path} has no rows")
     return rows
@@ -115,7 +114,7 @@ def read_texts(path: str | Path, text: str, encoding: str | None = None) -> tupl
 def _bytes(path: Path) -> bytes:
     """Returns the content of a file that exists and is not blank."""
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give one file ({', '.join(_SUFFIXES)})")
+        raise InputError(f"{path} is a folder; give one file ({', '.join(SUFFIXES)})")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     data = path.read_bytes()

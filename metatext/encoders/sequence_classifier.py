@@ -94,9 +94,9 @@ def replace_head(model: Any, layer: tuple[Tensor, Tensor], classes: Sequence[str
 
 @contextmanager
 def head_inputs(model: Any) -> Iterator[list[Tensor]]:
-    """Collects the features that the linear layer of a classifier reads in the block, (n, hidden) a call.
+    """Collects the features of the texts that a classifier of `to_classifier` reads in the block, (n, hidden) a call.
 
-    They are those of the learner that the classifier was made of.
+    They are the learner's, recovered from the input of the classifier's linear layer.
     """
     architecture, found = ARCHITECTURES[model.config.model_type], list[Tensor]()
 

@@ -118,8 +118,8 @@ class TokenCache:
         return 2 * parts.count(self.tokenizer.unk_token) < len(parts) <= math.ceil(most)
 
     def readable(self, names: Sequence[str]) -> list[str]:
-        """Returns the names, with an empty one in place of each that the vocabulary does not cover."""
-        return [name if self.reads(name) else "" for name in names]
+        """Returns the names without the lines that the vocabulary does not cover; a name is empty if all are."""
+        return ["\n".join(line for line in name.splitlines() if self.reads(line)) for name in names]
 
     def _parts(self, text: str) -> list[str]:
         """Returns the tokens of a text without the marks of word boundaries."""

@@ -14,6 +14,9 @@ from metatext.errors import InputError
 METADATA = "metatext.json"
 """File with the metadata of a folder that metatext saved: kind, base model, method, classes, scores."""
 
+CENTRES = "centres.safetensors"
+"""File of an adapted classifier that tells where classes added later are measured from."""
+
 BASE_ENCODER = "base_encoder"
 """Key of the metadata of a learner that was saved without its encoder; it describes that encoder."""
 

@@ -99,3 +99,18 @@ class LinearHead(nn.Module):
             )
         rows = [self.classes.index(name) for name in classes]
         return LinearLayer(self.weight[rows], self.bias[rows])
+
+
+def break_ties(layer: LinearLayer, tolerance: float = 1e-3) -> LinearLayer:
+    """Breaks ties deterministically in favour of the first class.
+
+    Classes with the same support have the same logits up to rounding errors, which depend on the batch.
+    """
+    weight, bias = layer.weight.clone(), layer.bias.clone()
+    limit, margin = tolerance * weight.abs().max(), 1e-5 * bias.abs().max().clamp(min=1.0)
+    for row in range(1, len(weight)):
+        distance = (weight[:row] - weight[row]).abs().amax(1)
+        twin = int(distance.argmin())
+        if distance[twin] <= limit:
+            weight[row], bias[row] = weight[twin], bias[twin] - margin
+    return LinearLayer(weight, bias)

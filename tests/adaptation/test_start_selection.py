@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +194,8 @@ def test_names_that_the_texts_contradict_lose_their_weight(learner: Learner, cop
         (["male", "female"], [True, True]),
         (["none", "favor", "against"], [True, True, True]),
         (["yes", "no"], [True, True]),
+        (["sports", "technology\nnot about sports"], [True, True]),
+        (["ironic\nsarcastic", "serious\nnot ironic"], [False, False]),
         (["anti", "pro"], [True, True]),
     ],
 )
@@ -458,6 +461,7 @@ def test_the_exported_classifier_computes_the_chosen_start(learner: Learner) -> 
         "blend": start.blend,
         "names_weight": start.prior_weight,
         "shared": False,
+        "centre_variance": start.layer.centre_variance,
     }
     assert fitted.adapted_.metadata["inner_steps"] == 0
 
@@ -571,8 +575,14 @@ def test_names_may_stand_in_a_file_with_several_descriptions_of_a_label(tmp_path
     settings = EvaluateSettings(class_names=(str(file), "other="))
     file.unlink()  # what an evaluation was made with does not depend on what the file says later
     assert parse_class_names(settings.class_names) == names
-    with pytest.raises(InputError, match=r"must be label=name, such as sports=体育, or a file with the columns label"):
+    with pytest.raises(InputError, match=r"class_names names the file .*names\.csv, which does not exist"):
         parse_class_names([str(file)])
+    file.write_text("label,name\na=b,体育\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has a label with an equals sign, 'a=b'"):
+        parse_class_names([str(file)])
+    (tmp_path / "a=b").mkdir()
+    file.rename(tmp_path / "a=b" / "names.csv").write_text("label,name\nsports,体育\n", encoding="utf-8")
+    assert parse_class_names([str(tmp_path / "a=b" / "names.csv")]) == {"sports": "体育"}
     file.write_text("label,description\nsports,体育\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"names\.csv has no column 'name'"):
         parse_class_names([str(file)])
@@ -585,6 +595,30 @@ def test_several_descriptions_count_as_their_mean(learner: Learner) -> None:
     learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS, KNOWN * 2, name="source")])
     row = learner.source_classes.names.index(KNOWN[1])
     assert source_rows(learner, CLASSES, [f"x\n{KNOWN[1]}", "", ""]) == [[row], [], []]
+
+
+@pytest.mark.parametrize("counts", [(1, 60), (2, 20), (3, 30, 5)])
+def test_a_class_of_few_texts_is_found_as_often_as_a_large_one(counts: tuple[int, ...]) -> None:
+    """Classes of unit variance in 64 dimensions: recall is even on average, as with equal numbers of texts."""
+    generator, ways, recalls = torch.Generator().manual_seed(0), len(counts), []
+    labels = torch.arange(ways).repeat_interleave(torch.tensor(counts))
+    for _ in range(60):
+        means = 0.5 * torch.randn(ways, 64, generator=generator)
+        features = means[labels] + torch.randn(len(labels), 64, generator=generator)
+        layer = CentredFeatures(features, labels, ways).layer(torch.zeros(ways, 64), 4.0)
+        queries = means.repeat_interleave(20, 0) + torch.randn(20 * ways, 64, generator=generator)
+        right = layer.logits(queries).argmax(1) == torch.arange(ways).repeat_interleave(20)
+        recalls.append(right.view(ways, 20).float().mean(1))
+    recall = torch.stack(recalls).mean(0)  # without the correction .01 and 1.00 at 1 + 60
+    assert recall.min() > 0.6 and recall.max() - recall.min() < 0.2
+
+
+def test_equal_classes_share_no_noise_and_a_layer_can_be_copied() -> None:
+    features, labels = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), torch.arange(3).repeat(4)
+    layer = CentredFeatures(features, labels, 3).layer(torch.zeros(3, 8), 4.0)
+    torch.testing.assert_close(layer.bias, -layer.weight @ layer.centre)
+    twin = copy.deepcopy(layer)
+    assert twin.centre_variance == layer.centre_variance > 0 and torch.equal(twin.centre, layer.centre)
 
 
 # ---------------------------------------------------------------- unlabelled texts

@@ -75,3 +75,16 @@ def test_every_architecture_has_its_features(encoder_of: Callable[[str], Path], 
     learner = Learner.from_pretrained(encoder_of(architecture))
     found = TopLayers(learner, TEXTS, 1 / 3).features(torch.arange(8))
     torch.testing.assert_close(found, learner.encode(TEXTS[:8]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_only_top_layers_are_trained_in_every_architecture(
+    encoder_of: Callable[[str], Path], architecture: str
+) -> None:
+    learner = Learner.from_pretrained(encoder_of(architecture))
+    layers = TopLayers(learner, TEXTS, 1 / 3)
+    stack = learner.encoder.get_submodule(ARCHITECTURES[learner.encoder.config.model_type].layers)
+    trained = {id(p) for p in layers.parameters()}
+    assert layers.whole == (len(stack) == 1) == (architecture == "albert")
+    if not layers.whole:
+        assert trained == {id(p) for p in stack[-1].parameters()}
