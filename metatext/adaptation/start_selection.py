@@ -38,7 +38,7 @@ from metatext.learners.weight_blending import BLENDS, blended
 
 logger = logging.getLogger(__name__)
 
-RULE_VERSION = 7  # version of the start-selection rule; part of the resume key of an evaluation
+RULE_VERSION = 8  # version of the start-selection rule; part of the resume key of an evaluation
 _WEIGHTS = (1.0, 2.0, 4.0, 8.0)  # grid of the prior weight beside 0, in texts
 _SINGLE_TEXT_WEIGHT = 2.0  # the only one if no class has two texts
 _LOG_ODDS = 2.4  # prior log odds (nats) of class priors against none

@@ -106,7 +106,7 @@ def evaluate(
     digests = {name: fingerprint_of_weights(learner) for name, learner in learners.items()}
     weights = {row: digest for name, digest in digests.items() for row in methods if is_row_of(row, [name])}
     records = run_methods(methods, draws, progress, log, weights)
-    result = _provenance(target, learners, draws, settings, supports) | _findings(records, list(learners), draws)
+    result = _provenance(target, learners, base, draws, settings, supports) | _findings(records, list(learners), draws)
     if log:
         _write(files, result, list(learners))
         log.unlink()
@@ -209,6 +209,7 @@ def _warn_of_source_texts(draws: Sequence[Draw], sources: Sequence[Domain]) -> N
 def _provenance(
     target: Domain,
     learners: Mapping[str, Learner],
+    encoder: str,
     draws: Sequence[Draw],
     settings: EvaluateSettings,
     supports: Sequence[Domain],
@@ -219,7 +220,7 @@ def _provenance(
         "target": target.name,
         "target_rows": len(target),
         "classes": target.classes,
-        "encoder": Path(first.base_model).name,
+        "encoder": Path(encoder).name,
         "sources": first.sources,
         "settings": dataclasses.asdict(settings),
         "official_supports": len(supports),
