@@ -45,10 +45,11 @@ def test_recipe_trains_evaluates_and_uses_finished_learners_again(tmp_path: Path
         "fine-tuning the pretrained encoder",
         "source classifier, no target label",
         "joint training, then fine-tuning",
+        "the default adaptation, no meta-training",
         "first-order MAML",
         "full MAML",
     ]
-    assert len(table["records"]) == 9 * 2 * 2 and all(0 <= r["accuracy"] <= 1 for r in table["records"])
+    assert len(table["records"]) == 10 * 2 * 2 and all(0 <= r["accuracy"] <= 1 for r in table["records"])
     assert table["table"] in first.stdout and table["table"] in (output / "weibo_topics.md").read_text(encoding="utf-8")
     assert not list(output.glob(".*")), "the log of a finished evaluation was left behind"
 
