@@ -300,7 +300,7 @@ def test_a_learner_saved_without_its_encoder_takes_one_from_a_folder(
     assert "small needs the encoder someone/tiny" in refused(*evaluate)
     main(words(*evaluate, "--encoder", tiny_bert))
     table = json.loads(output.read_text(encoding="utf-8"))
-    assert (table["encoder"], table["versions"]["metatext"]) == ("tiny", __version__)
+    assert (table["encoder"], table["versions"]["metatext"]) == (tiny_bert.name, __version__)
     assert {row["method"] for row in table["rows"]} == {"prototypical network", "frozen encoder + nearest centroid"}
 
 
