@@ -58,8 +58,8 @@ def main() -> None:
     torch.set_num_threads(1)
     prefix = {"text_prefix": options.text_prefix} if options.text_prefix else {}
     learner = Learner.from_pretrained(options.learner, encoder=options.encoder, **prefix)
-    target, test = (Domain.from_file(path) if path else None for path in (options.target, options.test))
-    assert target
+    target = Domain.from_file(options.target)
+    test = Domain.from_file(options.test) if options.test else None
     draws = make_draws(target, options.shots, options.draws, test=test, ways=options.ways, test_size=options.test_size)
     fits: dict[int, Fits] = {}
     with reading_at(learner, adaptation_length(learner, None)):

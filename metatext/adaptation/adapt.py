@@ -269,4 +269,6 @@ def _centres(learner: Learner, layer: LinearLayer, names: Sequence[str]) -> dict
     if not isinstance(layer, PrototypeLayer):
         return {}
     usable = [name for name in without_negations(learner.tokens.readable(names)) if name]
-    return {"texts": layer.centre} | ({"names": encoded_names(learner, usable).mean(0)} if len(usable) > 1 else {})
+    return {"texts": layer.centre} | (
+        {"names": encoded_names(learner.encode, usable).mean(0)} if len(usable) > 1 else {}
+    )

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from torch.nn.functional import normalize
 from metatext.adaptation.adapt import support_of, warn_of_texts
 from metatext.adaptation.adapted import Adapted
 from metatext.adaptation.inference import head_features, load_classifier
-from metatext.adaptation.start import class_indices
-from metatext.data.class_names import check_class_names, class_names_for, descriptions, without_negations
+from metatext.adaptation.start import class_indices, encoded_names
+from metatext.data.class_names import check_class_names, class_names_for, without_negations
 from metatext.data.columns import checked_pairs, checked_strings
 from metatext.data.episodes import Examples
 from metatext.encoders.sequence_classifier import head_of, replace_head
@@ -89,8 +91,9 @@ def add_classes(
     replace_head(
         model, break_ties(LinearLayer(torch.cat([old_weight, rows]), torch.cat([old_bias, biases]))), old + new
     )
-    counts = {label: list(labels).count(label) for label in new}
-    metadata |= {"classes": old + new, "class_names": names, "support": metadata["support"] | counts}
+    counts = Counter(labels)
+    of_classes = metadata["support"] | {label: counts[label] for label in new}
+    metadata |= {"classes": old + new, "class_names": names, "support": of_classes}
     return Adapted(model, tokens, old + new, metadata, centres)
 
 
@@ -142,11 +145,13 @@ def _prototypes(
         centred = head_features(model, tokens, support.texts) - centres["texts"]
         sums.index_add_(0, labels, normalize(centred, dim=1))
         inverse_distances.index_add_(0, labels, 1 / centred.norm(dim=1).clamp(min=1e-4))
-    for row, name in enumerate(names):
-        if name and "names" in centres:
-            feature = head_features(model, tokens, descriptions(name)).mean(0)
-            weight = start["names_weight"] if bool((labels == row).any()) else max(start["names_weight"], 1.0)
-            sums[row] += weight * normalize(feature - centres["names"], dim=0)
+    named = [row for row, name in enumerate(names) if name and "names" in centres]
+    if named:
+        features = encoded_names(partial(head_features, model, tokens), [names[row] for row in named])
+        directions = normalize(features - centres["names"], dim=1)
+        for row, direction in zip(named, directions, strict=True):
+            weight = start["names_weight"] if row in support.labels else max(start["names_weight"], 1.0)
+            sums[row] += weight * direction
     return sums, inverse_distances / sums.norm(dim=1).clamp(min=1e-4) * start["centre_variance"]
 
 

@@ -2,8 +2,8 @@
 
 A text always fits a prototype that contains it, so the texts are scored by stratified k-fold cross-validation: a fold
 holds out one text of each class, or an equal part of it if it has more than ten. Prototypes and centre are made of the
-other folds. Leaving out a single text would
-not do: with the text in the centre, random labels look far better than chance, and without it, far worse.
+other folds. Leaving out a single text would not do: with the text in the centre, random labels look far better than
+chance, and without it, far worse.
 """
 
 from __future__ import annotations

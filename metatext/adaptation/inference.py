@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,8 @@ def load_classifier(folder: str | Path) -> tuple[Any, TokenCache, dict[str, Any]
 def predict(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: int = 64) -> Tensor:
     """Computes class probabilities with a transformers classifier, float32 (n, classes) on the CPU, in text order."""
     probabilities = torch.empty(len(texts), model.config.num_labels)
-    for batch in tokens.batches(texts, batch_size, model.device):
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        probabilities[batch.rows.cpu()] = logits.float().softmax(1).cpu()
+    for rows, logits in _passes(model, tokens, texts, batch_size):
+        probabilities[rows] = logits.float().softmax(1).cpu()
     return probabilities
 
 
@@ -64,7 +63,12 @@ def head_features(model: Any, tokens: TokenCache, texts: Sequence[str], batch_si
     """Computes the learner's features of texts with an adapted classifier, float32 (n, hidden) on the CPU, in order."""
     features = torch.empty(len(texts), model.config.hidden_size)
     with head_inputs(model) as found:
-        for batch in tokens.batches(texts, batch_size, model.device):
-            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-            features[batch.rows.cpu()] = found.pop().float().cpu()
+        for rows, _ in _passes(model, tokens, texts, batch_size):
+            features[rows] = found.pop().float().cpu()
     return features
+
+
+def _passes(model: Any, tokens: TokenCache, texts: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Runs the model on batches of the texts: their numbers, (n,) on the CPU, and their logits, (n, classes)."""
+    for batch in tokens.batches(texts, batch_size, model.device):
+        yield batch.rows.cpu(), model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits

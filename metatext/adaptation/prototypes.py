@@ -125,16 +125,17 @@ class CentredFeatures:
 
     def directions_of(self, features: Tensor) -> Tensor:
         """Unit directions of features (m, hidden) from the centre, (m, hidden)."""
-        centred = features - self.centre
-        directions: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=self._min_distance)
-        return directions
+        return (features - self.centre) / self._distances(features)
 
     def cosines(self, features: Tensor, prototypes: Tensor) -> Tensor:
         """Cosines of features (m, hidden) to prototypes, (m, ways), less what shared noise adds on average."""
-        distances = (features - self.centre).detach().norm(dim=1, keepdim=True).clamp(min=self._min_distance)
-        cosines: Tensor = self.directions_of(features) @ normalize(prototypes, dim=1).T
-        cosines = cosines - self._noise(prototypes) / distances
-        return cosines
+        cosines = self.directions_of(features) @ normalize(prototypes, dim=1).T
+        return cosines - self._noise(prototypes) / self._distances(features).detach()
+
+    def _distances(self, features: Tensor) -> Tensor:
+        """Distances of features (m, hidden) from the centre, (m, 1), above the rounding errors."""
+        distances: Tensor = (features - self.centre).norm(dim=1, keepdim=True).clamp(min=self._min_distance)
+        return distances
 
     @torch.no_grad()
     def _noise(self, prototypes: Tensor) -> Tensor:
@@ -143,8 +144,8 @@ class CentredFeatures:
         With s the within-class variance, n_j the texts of class j, d their distances from the centre c, L_j the length
         of its prototype and b the weight of a class mean in c: (sum 1 / d) / L_j * (var(c) - b * s / n_j).
         """
-        distances = (self._features - self.centre).norm(dim=1).clamp(min=self._min_distance)
-        sums = distances.new_zeros(self.ways).index_add(0, self.labels, 1 / distances)
+        inverse_distances = 1 / self._distances(self._features).squeeze(1)
+        sums = inverse_distances.new_zeros(self.ways).index_add(0, self.labels, inverse_distances)
         excess = self.centre_variance - self._labelled_share * self._variance / self._counts
         noise: Tensor = sums / prototypes.norm(dim=1).clamp(min=1e-4) * excess
         return noise

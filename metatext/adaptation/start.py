@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,10 +50,15 @@ def encoded(learner: Learner, support: Examples) -> Tensor:
     return learner.encode(support.texts).float()
 
 
-def encoded_names(learner: Learner, names: Sequence[str]) -> Tensor:
-    """Features of class names that are not empty, float32 (m, hidden); of several descriptions, their mean."""
+def encoded_names(encode: Callable[[Sequence[str]], Tensor], names: Sequence[str]) -> Tensor:
+    """Features of class names that are not empty, float32 (m, hidden); of several descriptions, their mean.
+
+    Args:
+        encode: maps texts to features, (n, hidden), such as `Learner.encode`.
+        names: the names, m.
+    """
     lines = [descriptions(name) for name in names]
     owners = torch.tensor([row for row, of_name in enumerate(lines) for _ in of_name])
-    features = learner.encode([line for of_name in lines for line in of_name]).float()
+    features = encode([line for of_name in lines for line in of_name]).float()
     sums = features.new_zeros(len(names), features.shape[1]).index_add(0, owners, features)
     return sums / torch.bincount(owners, minlength=len(names)).unsqueeze(1)

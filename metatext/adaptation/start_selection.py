@@ -240,7 +240,7 @@ def _name_directions(learner: Learner, names: Sequence[str]) -> Tensor:
     directions = torch.zeros(len(names), learner.encoder.config.hidden_size)
     rows = [i for i, name in enumerate(names) if name]
     if len(rows) > 1:
-        features = encoded_names(learner, [names[i] for i in rows])
+        features = encoded_names(learner.encode, [names[i] for i in rows])
         directions[rows] = normalize(features - features.mean(0), dim=1)
     return directions
 

@@ -74,10 +74,9 @@ def head_of(model: Any) -> tuple[Tensor, Tensor]:
     """Returns the linear layer of a classifier that `to_classifier` built: weight (ways, hidden) and bias (ways,)."""
     architecture = ARCHITECTURES[model.config.model_type]
     output = model.get_submodule(architecture.output)
-    weight, bias = output.weight.detach().clone(), output.bias.detach().clone()
-    if architecture.activation == "positive":
-        bias += _SHIFT * weight.sum(1)
-    return (weight / _TANH_RANGE if architecture.activation == "tanh" else weight), bias
+    weight, bias = output.weight.detach(), output.bias.detach()
+    factor, shift = _factor_and_shift(architecture)
+    return weight * factor, bias + shift * weight.sum(1)
 
 
 def replace_head(model: Any, layer: tuple[Tensor, Tensor], classes: Sequence[str]) -> None:
@@ -99,12 +98,10 @@ def head_inputs(model: Any) -> Iterator[list[Tensor]]:
     They are the learner's, recovered from the input of the classifier's linear layer.
     """
     architecture, found = ARCHITECTURES[model.config.model_type], list[Tensor]()
+    factor, shift = _factor_and_shift(architecture)
 
     def collect(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if architecture.activation == "tanh":
-            found.append(inputs[0] * _TANH_RANGE)
-        else:
-            found.append(inputs[0] - _SHIFT if architecture.activation == "positive" else inputs[0])
+        found.append((inputs[0] - shift) / factor)
 
     handle = model.get_submodule(architecture.output).register_forward_pre_hook(collect)
     try:
@@ -158,15 +155,18 @@ def _make_pooling_layer(last: Any, extra: Any, architecture: Architecture, pooli
 def _make_head(model: Any, architecture: Architecture, weight: Tensor, bias: Tensor) -> None:
     """Makes dense layer and activation the identity, and the output layer the linear layer."""
     dense, output = model.get_submodule(architecture.dense), model.get_submodule(architecture.output)
-    factor = {"tanh": 1 / _TANH_RANGE, "positive": 1.0, "linear": 1.0}[architecture.activation]
-    if model.config.model_type == "modernbert":
-        factor = _SHRINK  # the LayerNorm that follows undoes the factor, and its epsilon becomes negligible
-    _set_multiple(dense, factor)
-    output.weight.copy_(weight * _TANH_RANGE if architecture.activation == "tanh" else weight)
-    output.bias.copy_(bias)
-    if architecture.activation == "positive":
-        dense.bias.fill_(_SHIFT)
-        output.bias.sub_(_SHIFT * weight.sum(1))
+    factor, shift = _factor_and_shift(architecture)
+    # In ModernBERT the LayerNorm that follows undoes the factor, and its epsilon becomes negligible.
+    _set_multiple(dense, _SHRINK if model.config.model_type == "modernbert" else factor)
+    output.weight.copy_(weight / factor)
+    output.bias.copy_(bias - shift * weight.sum(1))
+    if shift:
+        dense.bias.fill_(shift)
+
+
+def _factor_and_shift(architecture: Architecture) -> tuple[float, float]:
+    """What the output layer reads is factor * feature + shift, in the range where the activation is the identity."""
+    return {"tanh": (1 / _TANH_RANGE, 0.0), "positive": (1.0, _SHIFT), "linear": (1.0, 0.0)}[architecture.activation]
 
 
 def _set_multiple(linear: nn.Linear, factor: float) -> None:

@@ -91,7 +91,7 @@ def prototypes_with_names(encoder: FrozenEncoder, names: Mapping[str, str]) -> F
 
 def _encoded(encoder: FrozenEncoder, names: Sequence[str]) -> np.ndarray:
     """Features of class names, (names, hidden), without the cache, so that the time of a fit includes it."""
-    return encoded_names(encoder.encoder, names).numpy()
+    return encoded_names(encoder.encoder.encode, names).numpy()
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

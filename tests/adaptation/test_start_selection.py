@@ -589,7 +589,7 @@ def test_names_may_stand_in_a_file_with_several_descriptions_of_a_label(tmp_path
 
 
 def test_several_descriptions_count_as_their_mean(learner: Learner) -> None:
-    both = encoded_names(learner, [f"{TEXTS[0]}\n\n {TEXTS[1]} ", TEXTS[2]])
+    both = encoded_names(learner.encode, [f"{TEXTS[0]}\n\n {TEXTS[1]} ", TEXTS[2]])
     apart = learner.encode(TEXTS[:3])
     torch.testing.assert_close(both, torch.stack([apart[:2].mean(0), apart[2]]))
     learner.source_classes = remember_source_classes(learner, [Domain.from_records(TEXTS, KNOWN * 2, name="source")])
